@@ -1,0 +1,1 @@
+"""Turns exchanges into a student, exports it, serves it. Imports router and proxy."""

@@ -1,0 +1,128 @@
+"""Owns a student's folder on disk: complete, named by its content, never changed. Knows nothing of what the files mean.
+
+    students/student-3fa9.../
+        ...              weights, tokenizer, template, lineage, evaluation, whatever was sealed in
+        SHA256SUMS       of all of them, as `sha256sum --check` reads it; the student's id is its digest
+        manifest.json    written last: a folder without it was never finished
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proxy.errors import BadInput
+
+SUMS = "SHA256SUMS"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One sealed student: its id, folder, and the manifest as it was given to `seal`."""
+
+    id: str
+    path: Path
+    manifest: Mapping[str, Any]
+
+
+def seal(folder: Path, students: Path, manifest: Mapping[str, Any]) -> Bundle:
+    """Moves `folder` to `students/<id>/` and finishes it with `manifest`; `folder` is gone afterwards.
+
+    The same files sealed again give the bundle that is already there, with the manifest it has. Raises BadInput for a
+    folder with symbolic links or without files, and where the bundle already there was tampered with.
+    """
+    sums = _sums(folder)
+    if not sums:
+        raise BadInput(f"{folder} holds no files to seal")
+    text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    identity = "student-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    target = students / identity
+    if (target / MANIFEST).exists():
+        bundle = load_bundle(target)
+        shutil.rmtree(folder)
+        return bundle
+    if target.exists():  # an earlier seal was interrupted
+        shutil.rmtree(target)
+    students.mkdir(parents=True, exist_ok=True)
+    shutil.move(folder, target)
+    (target / SUMS).write_text(text)
+    (target / MANIFEST).unlink(missing_ok=True)
+    _sync(target)
+    _write_manifest(target, identity, manifest)
+    return load_bundle(target)
+
+
+def load_bundle(path: Path) -> Bundle:
+    """The bundle in `path`, every file checked. Raises BadInput, naming the file, if it is incomplete or changed."""
+    for name in (MANIFEST, SUMS):
+        if not (path / name).is_file():
+            raise BadInput(f"{path} is not a finished student: {name} is missing; distill it again")
+    stored, text = _read_manifest(path / MANIFEST), (path / SUMS).read_text()
+    identity = "student-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    if stored["id"] != identity:
+        raise BadInput(f"{path / SUMS} was changed: it does not give the id {stored['id']}; restore or distill again")
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
+    found = _sums(path)
+    for name in sorted(listed.keys() | found.keys()):
+        if listed.get(name) != found.get(name):
+            what = "is not part of it" if name not in listed else "is missing" if name not in found else "was changed"
+            raise BadInput(f"student {identity}: {path / name} {what}; restore the folder or distill again")
+    return Bundle(identity, path, stored["manifest"])
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """Relative POSIX path -> SHA-256 (hex) of every file, in order of path, without the two files `seal` adds."""
+    sums = {}
+    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise BadInput(f"{path} is a symbolic link: a student's folder must hold its own files")
+        if path.is_file() and name not in (SUMS, MANIFEST):
+            with path.open("rb") as file:
+                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _write_manifest(folder: Path, identity: str, manifest: Mapping[str, Any]) -> None:
+    """Puts the manifest in place in one step, with a digest of itself since SHA256SUMS cannot list it."""
+    body = {"id": identity, "manifest": dict(manifest)}
+    scratch = folder / f".{MANIFEST}"
+    scratch.write_text(json.dumps(body | {"sha256": _digest(body)}, indent=2, sort_keys=True) + "\n")
+    _sync_one(scratch)
+    scratch.replace(folder / MANIFEST)
+    _sync_one(folder)
+    _sync_one(folder.parent)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        body = dict(json.loads(path.read_text()))
+    except ValueError:
+        raise BadInput(f"{path} is not readable JSON; restore it or distill again") from None
+    if body.pop("sha256", None) != _digest(body):
+        raise BadInput(f"{path} was changed; restore it or distill again")
+    return body
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Flushes every file and directory below `folder`, so that a manifest never outlives what it vouches for."""
+    for path in folder.rglob("*"):
+        _sync_one(path)
+    _sync_one(folder)
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

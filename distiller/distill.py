@@ -1,0 +1,279 @@
+"""Owns one distillation from end to end: snapshot, curate, split, train, holdout, seal, register.
+
+Reads like the recipe it is. The student is registered at stage shadow and nothing more: what it may answer is decided
+later, on exchanges it never saw. Must not know how students are served.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from distiller.base import base_identity, compute_dtype, resolve_base
+from distiller.bundle import Bundle, seal
+from distiller.curate import Curation, Recorded, Split, curate, split
+from distiller.examples import Encoded, Example, encode
+from distiller.generate import Generated, generate
+from distiller.settings import DistillerSettings, Settings
+from distiller.train import Trained, TrainSettings, train
+from proxy.errors import BadInput, Refused
+from proxy.log import Log
+from router.coverage import Threshold, choose_threshold
+from router.evaluators import EVALUATORS, choose_evaluator, normalise
+from router.ledger import charge
+from router.prompt import static_lines, student_messages
+from router.registry import register
+
+GOLDEN = 8
+# Told what is being done, how far it is and of how much.
+Report = Callable[[str, int, int], None]
+
+_ROWS = """
+SELECT id, ts, request, coalesce(answer, ''), status, partial, finish_reason, tool_calls IS NOT NULL
+FROM exchanges AT (VERSION => {version})
+WHERE task = ? AND served_by = 'teacher' AND path = '/v1/chat/completions' AND request_encoding = 'utf-8'
+ORDER BY id DESC LIMIT ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Holdout:
+    """Scores on later rows nobody trained on; means of verdicts in [0, 1], base and majority as controls."""
+
+    rows: int
+    student: float
+    base: float
+    base_rows: int
+    majority: float
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """What one distillation did."""
+
+    bundle: Bundle
+    fresh: bool
+    snapshot: int
+    read: int
+    dropped: Mapping[str, int]
+    trained_rows: int
+    trained: Trained
+    evaluator: str
+    holdout: Holdout
+    threshold: Threshold | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    snapshot: int
+    read: int
+    dropped: Mapping[str, int]
+    train: Sequence[Recorded]
+    holdout: Sequence[Recorded]
+    static: frozenset[str]
+    evaluator: str
+    labels: tuple[str, ...]
+
+
+def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Distilled:
+    """Distill one student for `task`; Refused when there is too little to learn from, with how much is missing."""
+    started = time.perf_counter()
+    options = settings.distiller
+    data = _dataset(log, task, options)
+    on_progress(f"base model {options.base}", 0, 1)
+    base = resolve_base(options.base, settings.folder / "bases")
+    encoded, too_long = _encoded(base, data, options)
+    settings.students.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".making-", dir=settings.students))
+    try:
+        adapter = folder / "adapter"
+        trained = train(base, encoded, _train_settings(options), adapter, lambda i, n, _: on_progress("training", i, n))
+        limit = _answer_limit(encoded)
+        answers = generate(
+            base, adapter, _student_prompts(data), limit, _threads(options), lambda i, n: on_progress("holdout", i, n)
+        )
+        verdicts = _verdicts(data, answers)
+        threshold = _threshold(answers, verdicts, settings.router.margin)
+        holdout = _holdout(base, data, options, verdicts, limit, on_progress)
+        card = _card(data, answers, base, limit)
+        manifest = {
+            "task": task, "snapshot": data.snapshot, "base": options.base, "base_sha256": base_identity(base),
+            "dtype": compute_dtype(), "settings": asdict(options), "card": card, "evaluator": data.evaluator,
+            "read": data.read, "dropped": {**data.dropped, "too_long": too_long},
+            "trained": {key: value for key, value in asdict(trained).items() if key != "losses"},
+            "holdout": asdict(holdout), "threshold": asdict(threshold) if threshold else None,
+        }  # fmt: skip
+        _write_evidence(folder, data, answers, verdicts, trained)
+        bundle = seal(folder, settings.students, manifest)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    fresh = register(
+        log, candidate=bundle.id, task=task, kind="student", evaluator=data.evaluator,
+        threshold=threshold.value if threshold else None, margin=settings.router.margin, alpha=settings.router.alpha,
+        snapshot=data.snapshot, bundle=str(bundle.path), card=card,
+    )  # fmt: skip
+    hours = (time.perf_counter() - started) / 3600
+    charge(log, "training", hours * settings.money.training_hour, hours, "hour", task=task, model=bundle.id)
+    dropped = {**data.dropped, **({"too_long": too_long} if too_long else {})}
+    return Distilled(
+        bundle, fresh, data.snapshot, data.read, dropped, len(encoded), trained, data.evaluator, holdout, threshold
+    )
+
+
+def _dataset(log: Log, task: str, options: DistillerSettings) -> _Data:
+    snapshot = log.snapshot()
+    rows = [_recorded(*row) for row in log.query(_ROWS.format(version=snapshot), [task, options.max_rows])]
+    if not rows:
+        raise BadInput(f"task {task!r} has no recorded exchange: `stillroom tasks` lists the ones there are")
+    curation: Curation = curate(rows)
+    if len(curation.kept) < options.min_exchanges:
+        raise Refused(
+            f"task {task!r} has {len(curation.kept)} exchanges fit to learn from and {options.min_exchanges} are "
+            f"needed (distiller.min_exchanges): record {options.min_exchanges - len(curation.kept)} more"
+        )
+    parts: Split = split(curation.kept, min(options.holdout, len(curation.kept) // 5))
+    answers = [row.answer for row in parts.train]
+    evaluator = choose_evaluator(answers)
+    return _Data(
+        snapshot=snapshot,
+        read=len(rows),
+        dropped=dict(Counter(curation.dropped) + Counter(parts.dropped)),
+        train=parts.train,
+        holdout=parts.holdout,
+        static=static_lines([row.messages for row in parts.train]),
+        evaluator=evaluator,
+        labels=tuple(sorted({normalise(answer) for answer in answers})) if evaluator == "label" else (),
+    )
+
+
+def _recorded(
+    identity: str, ts: Any, request: str, answer: str, status: int, partial: bool, finish: str | None, calls: bool
+) -> Recorded:
+    messages = tuple(json.loads(request)["messages"])
+    # A later turn of the same conversation repeats its opening; a single-turn task has no conversation to keep together.
+    opening = json.dumps(messages[: _first_user(messages) + 1]) if len(messages) > 2 else None
+    return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening)
+
+
+def _first_user(messages: Sequence[Mapping[str, Any]]) -> int:
+    return next((place for place, message in enumerate(messages) if message.get("role") == "user"), 0)
+
+
+def _encoded(base: Path, data: _Data, options: DistillerSettings) -> tuple[list[Encoded], int]:
+    """Token ids of the rows that fit, and how many did not."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    rows = [Example(row.exchange_id, tuple(student_messages(row.messages, data.static)), row.answer) for row in data.train]
+    encoded = [encode(tokenizer, row.messages, row.answer) for row in rows]
+    fitting = [row for row in encoded if len(row.input_ids) <= options.max_tokens]
+    if not fitting:
+        raise Refused(f"no row fits into distiller.max_tokens = {options.max_tokens}: raise it")
+    return fitting, len(encoded) - len(fitting)
+
+
+def _train_settings(options: DistillerSettings) -> TrainSettings:
+    return TrainSettings(
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        rank=options.rank,
+        alpha=2 * options.rank,
+        tokens_per_step=max(512, options.max_tokens),
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+        threads=_threads(options),
+        layers=options.layers or None,
+    )
+
+
+def _threads(options: DistillerSettings) -> int:
+    return options.threads or os.cpu_count() or 1
+
+
+def _answer_limit(encoded: Sequence[Encoded]) -> int:
+    """Tokens a student may answer with: what the longest taught answer needs, and half as much again."""
+    longest = max(len(row.input_ids) - row.prompt_length for row in encoded)
+    return longest + longest // 2 + 2
+
+
+def _student_prompts(data: _Data) -> list[list[dict[str, str]]]:
+    return [student_messages(row.messages, data.static) for row in data.holdout]
+
+
+def _verdicts(data: _Data, answers: Sequence[Generated]) -> list[float]:
+    score = EVALUATORS[data.evaluator]
+    return [
+        score(row.answer, answer.text) if answer.finished else 0.0
+        for row, answer in zip(data.holdout, answers, strict=True)
+    ]
+
+
+def _threshold(answers: Sequence[Generated], verdicts: Sequence[float], margin: float) -> Threshold | None:
+    """A threshold with half the margin to spare is proved several times sooner; where none is, one without."""
+    sure = [answer.confidence for answer in answers]
+    return choose_threshold(sure, verdicts, margin / 2) or choose_threshold(sure, verdicts, margin)
+
+
+def _holdout(
+    base: Path,
+    data: _Data,
+    options: DistillerSettings,
+    verdicts: Sequence[float],
+    limit: int,
+    on_progress: Report,
+) -> Holdout:
+    """The student beside the untuned base, which gets the whole instructions, and the most common answer."""
+    rows = data.holdout[: options.control_rows]
+    whole = [student_messages(row.messages, frozenset()) for row in rows]
+    untuned = generate(
+        base, None, whole, limit, _threads(options), lambda i, n: on_progress("untuned base as control", i, n)
+    )
+    score = EVALUATORS[data.evaluator]
+    common = Counter(row.answer for row in data.train).most_common(1)[0][0]
+    return Holdout(
+        rows=len(verdicts),
+        student=_mean(verdicts),
+        base=_mean([score(row.answer, answer.text) for row, answer in zip(rows, untuned, strict=True)]),
+        base_rows=len(rows),
+        majority=_mean([score(row.answer, common) for row in data.holdout]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _card(data: _Data, answers: Sequence[Generated], base: Path, limit: int) -> dict[str, Any]:
+    """What serving needs to know of the student, golden prompts included."""
+    golden = [
+        {"messages": prompt, "text": answer.text}
+        for prompt, answer in zip(_student_prompts(data), answers, strict=True)
+        if answer.finished
+    ][:GOLDEN]
+    return {
+        "base": str(base),
+        "static": sorted(data.static),
+        "labels": list(data.labels),
+        "max_tokens": limit,
+        "data_until": max(row.ts for row in [*data.train, *data.holdout]).isoformat(),
+        "golden": golden,
+    }
+
+
+def _write_evidence(
+    folder: Path, data: _Data, answers: Sequence[Generated], verdicts: Sequence[float], trained: Trained
+) -> None:
+    """Lineage, per-example holdout outputs and the loss curve, as files of the bundle."""
+    lineage = {"snapshot": data.snapshot, "exchanges": [row.exchange_id for row in data.train]}
+    (folder / "lineage.json").write_text(json.dumps(lineage))
+    (folder / "losses.json").write_text(json.dumps(trained.losses))
+    with (folder / "holdout.jsonl").open("w", encoding="utf-8") as out:
+        for row, answer, verdict in zip(data.holdout, answers, verdicts, strict=True):
+            line = {"exchange": row.exchange_id, "teacher": row.answer, **asdict(answer), "verdict": verdict}
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")

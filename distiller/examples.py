@@ -1,0 +1,82 @@
+"""Owns the step from exchange to tokens: renders rows through the base model's chat template, packs them into steps.
+
+Knows nothing of models or training. What a student is shown of a request was decided before (`router.prompt`).
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from proxy.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row to learn: the messages as the student is shown them, and the answer it should give."""
+
+    exchange_id: str
+    messages: tuple[Mapping[str, str], ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of prompt + answer + end of turn; the first `prompt_length` of them are the prompt."""
+
+    input_ids: list[int]
+    prompt_length: int
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], answer: str) -> Encoded:
+    """Renders one row. Raises BadInput where template and answer do not fit together.
+
+    Prompt and answer are tokenized apart, since an engine that serves the student tokenizes the prompt alone.
+    """
+    prompt = render_prompt(tokenizer, messages)
+    turn = [*(dict(message) for message in messages), {"role": "assistant", "content": answer}]
+    whole = str(tokenizer.apply_chat_template(turn, tokenize=False))
+    if not whole.startswith(prompt + answer):
+        raise BadInput("the chat template changes the answer or what precedes it: choose another base model")
+    end = whole[len(prompt) + len(answer) :].rstrip()
+    end_ids, answer_ids = _ids(tokenizer, end), _ids(tokenizer, answer)
+    if len(end_ids) != 1 or end_ids[0] not in tokenizer.all_special_ids:
+        raise BadInput(f"the chat template ends a turn with {end!r}, which is not one special token")
+    if not set(answer_ids).isdisjoint(tokenizer.all_special_ids):
+        raise BadInput("the answer contains a special token of the base model as text")
+    prompt_ids = _ids(tokenizer, prompt)
+    return Encoded([*prompt_ids, *answer_ids, *end_ids], len(prompt_ids))
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
+    """The text the model continues with its answer, exactly as vLLM renders a chat request."""
+    turns = [dict(message) for message in messages]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Groups rows (by index) into steps of at most `budget` tokens: best fit, longest first; equal input, equal output.
+
+    Each row goes where it leaves the least room, which wastes a few percent at most. Raises BadInput for rows longer
+    than `budget`: nothing is cut silently.
+    """
+    overlong = [length for length in lengths if length > budget]
+    if overlong:
+        raise BadInput(f"{len(overlong)} rows exceed {budget} tokens (longest {max(overlong)}): raise it or drop them")
+    steps: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens left, index of the step), sorted
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = bisect_left(room, (lengths[index], -1))
+        if place == len(room):
+            steps.append([])
+            left, step = budget, len(steps) - 1
+        else:
+            left, step = room.pop(place)
+        steps[step].append(index)
+        insort(room, (left - lengths[index], step))
+    return steps
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,190 @@
+"""Owns the controller process: the router's loop, the engine that serves students, and the schedule of distillations.
+
+Composition only. A distillation is a process of its own (`stillroom distill`), one at a time, so that training can
+neither stall the loop nor take it down.
+"""
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from distiller.serving import Engine, EngineSettings, EngineStatus, Golden
+from distiller.settings import Settings
+from proxy.errors import BadInput
+from proxy.ingest import Ingest
+from proxy.log import Log, open_log
+from proxy.migrations import migrate
+from proxy.upstream import Teacher
+from router.controller import Controller, only_one
+from router.ledger import charge
+from router.prices import cost, price_map
+from router.registry import RETIRED, Candidate, candidates
+
+_log = logging.getLogger("stillroom.service")
+
+CHECK_SECONDS = 30  # between two looks whether a task has enough new exchanges
+ENGINE_SECONDS = 2.0  # between two looks whether the engine should serve other students
+CHARGE_SECONDS = 60.0
+
+
+async def run_controller(settings: Settings, config: Path | None, stop: asyncio.Event) -> None:
+    """Run everything that is not the request path, until `stop`."""
+    with only_one(settings.folder):
+        log = open_log(settings.log, settings.folder)
+        migrate(log)
+        prices = price_map(settings.money.prices)
+        ingest = Ingest(log, settings.spool_folder, settings.spool.keep_days, lambda *call: cost(prices, *call))
+        service = _Service(log, settings, config)
+        controller = Controller(log, ingest, settings.router, settings.policy, service.served)
+        async with AsyncExitStack() as stack:
+            teacher = None
+            if settings.teacher.key_env:  # Without a key of our own there is nobody to audit with.
+                teacher = Teacher(settings.teacher)
+                stack.push_async_callback(teacher.close)
+            scheduler = service.schedule()
+            scheduler.start()
+            stack.callback(scheduler.shutdown, wait=False)
+            await asyncio.gather(controller.run(stop, teacher), service.serve(stop))
+        log.close()
+
+
+class _Service:
+    def __init__(self, log: Log, settings: Settings, config: Path | None) -> None:
+        self._log, self._settings, self._config = log, settings, config
+        self._engine: Engine | None = None
+        self._distilling = asyncio.Lock()
+
+    def served(self) -> Mapping[str, str]:
+        """Candidates that are loaded and checked, and where."""
+        if self._engine is None:
+            return {}
+        status = self._engine.status()
+        return dict.fromkeys(status.ready, status.url) if status.state == "up" else {}
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Start the engine with the first student, keep it loaded with the current ones, charge its hours."""
+        running: asyncio.Task[None] | None = None
+        charged = time.monotonic()
+        while not stop.is_set():
+            wanted = [c for c in candidates(self._log) if c.kind == "student" and c.stage != RETIRED]
+            if wanted and self._engine is None:
+                self._engine = self._start(wanted[0])
+                running = asyncio.create_task(self._engine.run(stop))
+                charged = time.monotonic()
+            if self._engine is not None:
+                self._engine.want(*_adapters(wanted))
+                charged = self._charge(charged, force=False)
+            if running is not None and running.done():
+                running.result()  # Raises what ended the engine for good.
+            await _either(stop, ENGINE_SECONDS)
+        if running is not None:
+            await running
+            self._charge(charged, force=True)
+
+    def schedule(self) -> AsyncIOScheduler:
+        """The jobs: retraining by cron, and when a task has enough new exchanges."""
+        scheduler = AsyncIOScheduler()
+        options = self._settings.distiller
+        if options.schedule:
+            try:
+                trigger = CronTrigger.from_crontab(options.schedule)
+            except ValueError as error:
+                raise BadInput(f"distiller.schedule {options.schedule!r} is no cron expression: {error}") from None
+            scheduler.add_job(self._distill_due, trigger, args=[1], max_instances=1, coalesce=True)
+        if options.new_exchanges:
+            scheduler.add_job(
+                self._distill_due, "interval", seconds=CHECK_SECONDS, args=[options.new_exchanges], max_instances=1
+            )
+        return scheduler
+
+    async def _distill_due(self, fewest: int) -> None:
+        """Distill, one after the other, every task with at least `fewest` exchanges its newest student did not see."""
+        async with self._distilling:
+            for task in due(self._log, fewest, self._settings.distiller.min_exchanges):
+                config = ["--config", str(self._config)] if self._config else []
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "stillroom", "distill", task, *config, "--json",
+                    stdout=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+                _log.warning("distillation of %s ended with exit code %s", task, await process.wait())
+
+    def _start(self, first: Candidate) -> Engine:
+        options = self._settings.serving
+        logs = self._settings.folder / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        settings = EngineSettings(
+            base=Path(first.card["base"]),
+            port=options.port,
+            dtype="float32" if options.device == "cpu" and not _bf16() else "bfloat16",
+            max_model_len=options.max_model_len,
+            kv_cache_gb=options.kv_cache_gb,
+            extra_args=options.args,
+            device=options.device,
+            log=logs / "engine.log",
+        )
+        return Engine(settings, on_change=self._note)
+
+    def _note(self, status: EngineStatus) -> None:
+        path = self._settings.engine_state
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".fresh")
+        fresh.write_text(json.dumps({**asdict(status), "ready": sorted(status.ready), "failed": dict(status.failed)}))
+        fresh.replace(path)
+
+    def _charge(self, since: float, force: bool) -> float:
+        """Charge the engine's hours, idle or not; returns the moment up to which they are charged."""
+        now = time.monotonic()
+        if not force and now - since < CHARGE_SECONDS:
+            return since
+        hours = (now - since) / 3600
+        charge(self._log, "serving", hours * self._settings.money.engine_hour, hours, "hour")
+        return now
+
+
+def due(log: Log, fewest: int, fewest_ever: int) -> list[str]:
+    """Tasks with enough new exchanges: since the newest candidate's data, or ever where there is none."""
+    rows = log.query(
+        """
+        WITH newest AS (
+          SELECT task, max(CAST(card ->> 'data_until' AS TIMESTAMPTZ)) AS until FROM candidates GROUP BY task
+        )
+        SELECT e.task FROM exchanges e LEFT JOIN newest n ON n.task = e.task
+        WHERE e.task IS NOT NULL AND e.served_by = 'teacher' AND e.status = 200 AND NOT e.partial
+          AND (n.until IS NULL OR e.ts > n.until)
+        GROUP BY e.task HAVING count(*) >= CASE WHEN any_value(n.until) IS NULL THEN ? ELSE ? END
+        ORDER BY count(*) DESC
+        """,
+        [max(fewest, fewest_ever), fewest],
+    )
+    return [row[0] for row in rows]
+
+
+def _adapters(wanted: list[Candidate]) -> tuple[dict[str, Path], dict[str, list[Golden]]]:
+    paths = {candidate.id: Path(candidate.bundle) / "adapter" for candidate in wanted}
+    golden = {
+        candidate.id: [Golden(item["messages"], item["text"]) for item in candidate.card["golden"]]
+        for candidate in wanted
+    }
+    return paths, golden
+
+
+def _bf16() -> bool:
+    from distiller.base import compute_dtype
+
+    return compute_dtype() == "bfloat16"
+
+
+async def _either(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return

@@ -1,0 +1,107 @@
+"""Owns the settings of distilling and serving, and the whole file: `Settings` holds every table there is."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from proxy.errors import BadInput
+from proxy.settings import LogSettings, ProxySettings, SpoolSettings, TeacherSettings, parse, read_toml
+from router.settings import MoneySettings, RouterSettings
+
+DEFAULT_FILE = "stillroom.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class DistillerSettings:
+    """`[distiller]`: what students grow from and when; empty `schedule` and zero `new_exchanges` mean by hand only."""
+
+    base: str = "smollm2-135m-instruct"
+    schedule: str = ""
+    new_exchanges: int = 0
+    min_exchanges: int = 200
+    max_rows: int = 2000
+    holdout: int = 200
+    control_rows: int = 40
+    epochs: int = 3
+    learning_rate: float = 1e-3
+    rank: int = 16
+    max_tokens: int = 512
+    layers: int = 0
+    seed: int = 0
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSettings:
+    """`[serving]`: the vLLM engine; `device` is cpu or gpu, `args` go to vLLM as they are."""
+
+    device: str = "cpu"
+    port: int = 8100
+    max_model_len: int = 2048
+    kv_cache_gb: int = 1
+    args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One settings file; `home` holds everything Stillroom writes, relative to the file."""
+
+    home: str = "stillroom-data"
+    proxy: ProxySettings = field(default_factory=ProxySettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    spool: SpoolSettings = field(default_factory=SpoolSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
+    money: MoneySettings = field(default_factory=MoneySettings)
+    distiller: DistillerSettings = field(default_factory=DistillerSettings)
+    serving: ServingSettings = field(default_factory=ServingSettings)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is kept."""
+        return Path(self.home)
+
+    @property
+    def spool_folder(self) -> Path:
+        """The workers' segments."""
+        return self.folder / "spool"
+
+    @property
+    def policy(self) -> Path:
+        """The policy the workers watch."""
+        return self.folder / "state" / "policy.json"
+
+    @property
+    def engine_state(self) -> Path:
+        """What the controller last knew of the engine."""
+        return self.folder / "state" / "engine.json"
+
+    @property
+    def students(self) -> Path:
+        """The bundles."""
+        return self.folder / "students"
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Read `path`, or ./stillroom.toml where it exists, or take the defaults; BadInput for anything not understood."""
+    file = path or Path(DEFAULT_FILE)
+    if path is None and not file.exists():
+        return Settings()
+    settings = parse(Settings, read_toml(file))
+    _check(settings)
+    return replace(settings, home=str(file.parent.resolve() / settings.home))
+
+
+def _check(settings: Settings) -> None:
+    if not settings.teacher.url.startswith(("http://", "https://")):
+        raise BadInput(f"teacher.url must start with http:// or https://, not {settings.teacher.url!r}")
+    if settings.serving.device not in ("cpu", "gpu"):
+        raise BadInput(f"serving.device must be cpu or gpu, not {settings.serving.device!r}")
+    shares = {"margin": settings.router.margin, "alpha": settings.router.alpha}
+    for name, value in shares.items():
+        if not 0 < value < 1:
+            raise BadInput(f"router.{name} must lie between 0 and 1, for example 0.05, not {value}")
+    for name in ("canary_share", "audit_share", "max_failures"):
+        if not 0 <= getattr(settings.router, name) <= 1:
+            raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(settings.router, name)}")
+    if settings.proxy.workers < 1:
+        raise BadInput(f"proxy.workers must be at least 1, not {settings.proxy.workers}")

@@ -1,0 +1,1 @@
+"""Speaks OpenAI, forwards bytes, remembers exchanges. Imports nothing else of Stillroom."""

@@ -1,0 +1,76 @@
+"""Owns the wiring of one worker: FastAPI app around the relay, spool rotation, clean start and stop.
+
+Must not know how decisions are made, nor where the log is.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from proxy.counters import Counters
+from proxy.deciding import Decide, always_teacher
+from proxy.relay import Receive, Relay, Scope, Send
+from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
+from proxy.spool import SpoolWriter
+from proxy.upstream import Teacher
+
+_log = logging.getLogger("stillroom.proxy")
+
+
+class ProxyApp(FastAPI):
+    """A FastAPI app whose /v1 paths go straight to the relay, past routing and request models."""
+
+    relay: Relay | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Relay /v1; everything else is ordinary FastAPI."""
+        if self.relay is not None and scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            await self.relay(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(
+    proxy: ProxySettings,
+    teacher: TeacherSettings,
+    spool: SpoolSettings,
+    spool_folder: Path,
+    decide: Decide = always_teacher,
+) -> ProxyApp:
+    """Build a worker's app; `decide` is asked for every request and must not wait."""
+    counters = Counters()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        assert isinstance(app, ProxyApp)
+        writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds)
+        upstream = Teacher(teacher)
+        app.relay = Relay(upstream, writer, counters, decide, proxy.max_body_mb << 20)
+        rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
+        try:
+            yield
+        finally:
+            rotating.cancel()
+            await upstream.close()
+            writer.rotate()
+
+    app = ProxyApp(title="Stillroom", lifespan=lifespan, openapi_url=None)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return app
+
+
+async def _rotate(writer: SpoolWriter, seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds / 2)
+        try:
+            writer.rotate_if_old()
+        except OSError as error:
+            _log.error("the spool segment could not be closed: %s", error.strerror or error)

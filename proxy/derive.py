@@ -1,0 +1,141 @@
+"""Owns what is derived from an exchange's raw bodies: task, model, answer, tokens.
+
+Raw bodies stay as they were; everything here can be computed again. A body this module cannot read is kept raw and
+derives to nothing: it must never raise for what a client or an upstream sent.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.errors import BadInput
+from proxy.tasks import task_of
+
+CHAT = "/v1/chat/completions"
+_SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, BadInput)
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Columns of the log; None where unknown. `usage` is the provider's own object as JSON, verbatim in content."""
+
+    task: str | None = None
+    model: str | None = None
+    answer: str | None = None
+    tool_calls: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    usage: str | None = None
+    usage_source: str | None = None
+    ended: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    model: str | None
+    answer: str | None
+    tool_calls: list[Any]
+    finish_reason: str | None
+    usage: Mapping[str, Any] | None
+    ended: bool
+
+
+def derive(path: str, task_header: str | None, request: str, status: int, stream: bool, response: str) -> Derived:
+    """Derive the columns of one exchange from its decoded bodies."""
+    if path.rstrip("/") != CHAT:
+        return Derived(task=None)
+    task, asked_model = _request(request, task_header)
+    if status != 200:
+        return Derived(task=task, model=asked_model)
+    try:
+        reply = _from_stream(response) if stream else _from_object(json.loads(response))
+        return _columns(task, asked_model, reply)
+    except _SHAPE_ERRORS:
+        return Derived(task=task, model=asked_model, ended=not stream)
+
+
+def _request(request: str, task_header: str | None) -> tuple[str | None, str | None]:
+    try:
+        body = json.loads(request)
+        model = body.get("model")
+        return task_of(body, task_header), model if isinstance(model, str) else None
+    except _SHAPE_ERRORS:
+        return None, None
+
+
+def _columns(task: str | None, asked_model: str | None, reply: _Reply) -> Derived:
+    usage = reply.usage
+    return Derived(
+        task=task,
+        model=asked_model or reply.model,
+        answer=reply.answer,
+        tool_calls=json.dumps(reply.tool_calls) if reply.tool_calls else None,
+        finish_reason=reply.finish_reason,
+        prompt_tokens=_count(usage, "prompt_tokens"),
+        cached_tokens=_count((usage or {}).get("prompt_tokens_details"), "cached_tokens"),
+        completion_tokens=_count(usage, "completion_tokens"),
+        usage=json.dumps(usage) if usage else None,
+        usage_source="provider" if usage else None,
+        ended=reply.ended,
+    )
+
+
+def _from_object(body: Mapping[str, Any]) -> _Reply:
+    choice = body["choices"][0]
+    message = choice["message"]
+    return _Reply(
+        model=body.get("model"),
+        answer=message.get("content"),
+        tool_calls=message.get("tool_calls") or [],
+        finish_reason=choice.get("finish_reason"),
+        usage=body.get("usage"),
+        ended=True,
+    )
+
+
+def _from_stream(text: str) -> _Reply:
+    """Reassemble choice 0 of a chunked answer; usage is taken from whichever chunk carries it."""
+    content: list[str] = []
+    calls: dict[int, dict[str, Any]] = {}
+    model = finish = usage = None
+    ended = False
+    for data in _events(text):
+        if data == "[DONE]":
+            ended = True
+            continue
+        chunk = json.loads(data)
+        model, usage = chunk.get("model") or model, chunk.get("usage") or usage
+        for choice in chunk.get("choices") or []:
+            if choice.get("index", 0) == 0:
+                delta = choice.get("delta") or {}
+                content.append(delta.get("content") or "")
+                _merge_calls(calls, delta.get("tool_calls") or [])
+                finish = choice.get("finish_reason") or finish
+    tool_calls = [calls[index] for index in sorted(calls)]
+    answer = "".join(content) if any(content) or not tool_calls else None
+    return _Reply(model, answer, tool_calls, finish, usage, ended)
+
+
+def _events(text: str) -> Iterator[str]:
+    """The data of each server-sent event; one line a piece, as OpenAI-compatible servers send them."""
+    for line in text.split("\n"):  # Not splitlines: JSON may hold a raw U+2028.
+        if line.startswith("data:"):
+            yield line[5:].strip()
+
+
+def _merge_calls(calls: dict[int, dict[str, Any]], deltas: list[Any]) -> None:
+    for delta in deltas:
+        call = calls.setdefault(delta["index"], {"type": "function", "function": {"name": "", "arguments": ""}})
+        if delta.get("id"):
+            call["id"] = delta["id"]
+        function = delta.get("function") or {}
+        call["function"]["name"] += function.get("name") or ""
+        call["function"]["arguments"] += function.get("arguments") or ""
+
+
+def _count(usage: Mapping[str, Any] | None, key: str) -> int | None:
+    value = (usage or {}).get(key)
+    return value if isinstance(value, int) else None

@@ -1,0 +1,93 @@
+"""Owns the exchange as the spool records it: one client request with its response or error, as it went over the wire.
+
+Must not interpret bodies; the log derives tokens, task and cost later. No key, cookie or other credential is ever part
+of a record: headers are kept by an allow-list.
+"""
+
+import base64
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+# Names only: what helps to read a record later and cannot carry a secret.
+_KEPT_HEADERS = frozenset(
+    {
+        b"content-type", b"content-encoding", b"content-length", b"user-agent", b"retry-after",
+        b"x-request-id", b"openai-processing-ms", b"openai-version", b"x-stillroom-task", b"idempotency-key",
+    }
+)  # fmt: skip
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Filled in while the exchange happens; `line` is what the spool keeps. Times in milliseconds."""
+
+    id: str
+    ts: float
+    method: str
+    path: str
+    query: str = ""
+    task: str | None = None
+    request_headers: RawHeaders = ()
+    request: bytes = b""
+    status: int = 0
+    response_headers: RawHeaders = ()
+    response: bytes | bytearray = b""
+    stream: bool = False
+    partial: bool = False
+    error: str | None = None
+    served_by: str = "teacher"
+    reason: str = ""
+    confidence: float | None = None
+    fallback: str | None = None
+    first_byte_ms: float | None = None
+    latency_ms: float = 0.0
+
+    def line(self) -> bytes:
+        """One NDJSON line; bodies that are not UTF-8 are base64 with the encoding named."""
+        request, request_encoding = _text(self.request)
+        response, response_encoding = _text(self.response)
+        record: dict[str, Any] = {
+            "id": self.id,
+            "ts": datetime.fromtimestamp(self.ts, UTC).isoformat(timespec="microseconds"),
+            "method": self.method,
+            "path": self.path,
+            "query": self.query,
+            "task_header": self.task,
+            "request_headers": _kept(self.request_headers),
+            "request": request,
+            "request_encoding": request_encoding,
+            "request_bytes": len(self.request),
+            "status": self.status,
+            "response_headers": _kept(self.response_headers),
+            "response": response,
+            "response_encoding": response_encoding,
+            "response_bytes": len(self.response),
+            "stream": self.stream,
+            "partial": self.partial,
+            "error": self.error,
+            "served_by": self.served_by,
+            "reason": self.reason,
+            "confidence": self.confidence,
+            "fallback": self.fallback,
+            "first_byte_ms": self.first_byte_ms,
+            "latency_ms": self.latency_ms,
+        }
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _text(body: bytes | bytearray) -> tuple[str, str]:
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return base64.b64encode(body).decode("ascii"), "base64"
+    # JSON itself allows NUL escaped, but the log's text columns do not hold it.
+    return (text, "utf-8") if "\0" not in text else (base64.b64encode(body).decode("ascii"), "base64")
+
+
+def _kept(headers: RawHeaders) -> str:
+    return json.dumps([[k.decode("latin-1"), v.decode("latin-1")] for k, v in headers if k.lower() in _KEPT_HEADERS])

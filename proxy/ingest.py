@@ -1,0 +1,141 @@
+"""Owns the way from the spool to the log: whole segments, exactly once.
+
+A segment's rows, what they cost and its name are committed together, so a crash at any point loses nothing and doubles nothing; the
+file is moved only afterwards. Ingested segments are kept for a while: the log can be rebuilt from them.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from proxy.bodies import decoded
+from proxy.derive import derive
+from proxy.log import Log
+from proxy.spool import adopt, closed_segments
+
+_log = logging.getLogger("stillroom.ingest")
+
+_RECORD = {
+    "id": "VARCHAR", "ts": "TIMESTAMPTZ", "method": "VARCHAR", "path": "VARCHAR", "query": "VARCHAR",
+    "task_header": "VARCHAR", "request_headers": "VARCHAR", "request": "VARCHAR", "request_encoding": "VARCHAR",
+    "request_bytes": "BIGINT", "status": "INTEGER", "response_headers": "VARCHAR", "response": "VARCHAR",
+    "response_encoding": "VARCHAR", "response_bytes": "BIGINT", "stream": "BOOLEAN", "partial": "BOOLEAN",
+    "error": "VARCHAR", "served_by": "VARCHAR", "reason": "VARCHAR", "confidence": "DOUBLE", "fallback": "VARCHAR",
+    "first_byte_ms": "DOUBLE", "latency_ms": "DOUBLE",
+}  # fmt: skip
+_DERIVED = (
+    "STRUCT(task VARCHAR, model VARCHAR, answer VARCHAR, tool_calls VARCHAR, finish_reason VARCHAR, "
+    "prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, usage VARCHAR, usage_source VARCHAR, "
+    "ended BOOLEAN)"
+)
+# Called with model, prompt tokens, cached tokens, completion tokens; US dollars, or None for unpriced.
+Price = Callable[[str | None, int | None, int | None, int | None], float | None]
+
+_CHARGE = """
+INSERT INTO spend BY NAME
+SELECT id, ts, task, 'teacher' AS kind, model, id AS exchange, 1.0 AS quantity, 'exchange' AS unit,
+       price(model, prompt_tokens, cached_tokens, completion_tokens) AS usd
+FROM exchanges WHERE segment = ? AND served_by = 'teacher' AND status = 200 AND path = '/v1/chat/completions'
+"""
+_INSERT = """
+INSERT INTO exchanges BY NAME
+SELECT r.* EXCLUDE (task_header, partial), d.* EXCLUDE (ended), r.partial OR NOT d.ended AS partial, $name AS segment
+FROM (
+  SELECT *, derive(path, task_header, request, request_encoding, request_headers,
+                   status, stream, response, response_encoding, response_headers) AS d
+  FROM read_json($file, format = 'newline_delimited', columns = $columns, maximum_object_size = 1073741824)
+) AS r
+"""
+
+
+class Ingest:
+    """Moves closed segments of one spool folder into one log; use from one process only."""
+
+    def __init__(self, log: Log, spool: Path, keep_days: int, price: Price) -> None:
+        """Register the derivation and the price with the log's connection."""
+        self._log, self._spool, self._keep_days = log, spool, keep_days
+        self._done = spool / "ingested"
+        parameters: list[Any] = ["VARCHAR"] * 5 + ["INTEGER", "BOOLEAN"] + ["VARCHAR"] * 3
+        log.connection.create_function(
+            "derive", _derive, parameters, duckdb.sqltype(_DERIVED), null_handling="special"  # type: ignore[arg-type]
+        )
+        counts: list[Any] = ["VARCHAR", "BIGINT", "BIGINT", "BIGINT"]
+        log.connection.create_function("price", price, counts, "DOUBLE", null_handling="special")  # type: ignore[arg-type]
+
+    def run(self) -> int:
+        """Ingest everything that is ready; returns the number of exchanges that were new to the log."""
+        self._done.mkdir(parents=True, exist_ok=True)
+        for orphan in adopt(self._spool):
+            _log.warning("segment %s had lost its writer; it was repaired and closed", orphan.name)
+        fresh = sum(self._segment(segment) for segment in closed_segments(self._spool))
+        self._forget_old()
+        return fresh
+
+    def _segment(self, segment: Path) -> int:
+        try:
+            fresh = self._log.transaction(lambda connection: _insert(connection, segment))
+        except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
+            _log.error("segment %s holds rows the log cannot read: %s", segment.name, str(error).splitlines()[0])
+            _quarantine(segment)
+            fresh = self._log.transaction(lambda connection: _insert(connection, segment))
+        segment.rename(self._done / segment.name)
+        return fresh
+
+    def _forget_old(self) -> None:
+        limit = time.time() - self._keep_days * 86400
+        for segment in self._done.iterdir():
+            if segment.stat().st_mtime < limit:
+                segment.unlink()
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, segment: Path) -> int:
+    seen = connection.execute("SELECT 1 FROM segments WHERE name = ?", [segment.name]).fetchone()
+    if seen:
+        return 0
+    sql = _INSERT.replace("$columns", "{" + ", ".join(f"{key}: '{kind}'" for key, kind in _RECORD.items()) + "}")
+    (rows,) = connection.execute(sql, {"name": segment.name, "file": str(segment)}).fetchone() or (0,)
+    connection.execute(_CHARGE, [segment.name])
+    connection.execute("INSERT INTO segments VALUES (?, ?, now())", [segment.name, rows])
+    return int(rows)
+
+
+def _derive(
+    path: str,
+    task_header: str | None,
+    request: str,
+    request_encoding: str,
+    request_headers: str,
+    status: int,
+    stream: bool,
+    response: str,
+    response_encoding: str,
+    response_headers: str,
+) -> dict[str, Any]:
+    asked = decoded(request, request_encoding, request_headers)
+    answered = decoded(response, response_encoding, response_headers)
+    return dataclasses.asdict(derive(path, task_header, asked, status, stream, answered))
+
+
+def _quarantine(segment: Path) -> None:
+    """Keep the lines that are whole records; move the others, with the reason, to `*.poison` beside the segment."""
+    good: list[str] = []
+    bad: list[str] = []
+    for line in segment.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n"):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not set(_RECORD) <= set(record):
+                raise ValueError("not a whole record")
+            good.append(line)
+        except ValueError as error:
+            bad.append(json.dumps({"reason": str(error), "line": line}))
+    segment.with_suffix(".poison").write_text("\n".join(bad) + "\n", encoding="utf-8")
+    replacement = segment.with_suffix(".repair")
+    replacement.write_text("".join(line + "\n" for line in good), encoding="utf-8")
+    replacement.rename(segment)
+

@@ -1,0 +1,116 @@
+"""Owns the log: a DuckLake (catalog + Parquet) that one process writes while any other reads.
+
+Must not know what the tables mean; `proxy.migrations` makes them. Writers of several processes are serialised by the
+catalog; a commit that lost the race is tried again as a whole, so a transaction's function must be repeatable.
+"""
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+import duckdb_extensions
+
+from proxy.errors import BadInput, Unavailable
+from proxy.settings import LogSettings
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+_ATTEMPTS = 40
+# What DuckLake says when another writer held the catalog or committed first.
+_LOST_RACE = ("database is locked", "conflict", "could not serialize", "unique constraint", "database table is locked")
+
+
+class Log:
+    """One connection to the lake, used by one thread at a time."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Wrap a connection whose default catalog is the lake; see `open_log`."""
+        self.connection = connection
+
+    def query(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+        """All rows of one statement."""
+        return _retrying(lambda: self.connection.execute(sql, parameters).fetchall())
+
+    def table(self, sql: str) -> tuple[list[str], list[Row]]:
+        """Column names and rows, for a statement a person wrote; BadInput when it is not valid SQL."""
+        try:
+            cursor = self.connection.execute(sql)
+            return [column[0] for column in cursor.description or []], cursor.fetchall()
+        except duckdb.Error as error:
+            raise BadInput(f"the query failed: {str(error).splitlines()[0]}") from None
+
+    def transaction(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        """Run `work` in one transaction, again from the start when another writer came first."""
+        return _retrying(lambda: self._once(work))
+
+    def snapshot(self) -> int:
+        """The lake's current version: with it a dataset is one number."""
+        return int(self.query("SELECT max(snapshot_id) FROM ducklake_snapshots('lake')")[0][0])
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def _once(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        self.connection.execute("BEGIN")
+        try:
+            result = work(self.connection)
+            self.connection.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):  # A failed COMMIT has already rolled back.
+                self.connection.execute("ROLLBACK")
+            raise
+        return result
+
+
+def open_log(settings: LogSettings, home: Path, read_only: bool = False) -> Log:
+    """Attach the lake, creating it when missing and not `read_only`; Unavailable when it cannot be reached."""
+    catalog = settings.catalog or f"sqlite:{home / 'log' / 'catalog.sqlite'}"
+    data = settings.data or str(home / "log" / "data")
+    kind, _, target = catalog.partition(":")
+    if kind not in ("sqlite", "postgres"):
+        raise BadInput(f"log.catalog must start with sqlite: or postgres:, not {catalog!r}")
+    if kind == "sqlite":
+        if read_only and not Path(target).exists():
+            raise Unavailable(f"there is no log at {target}: start `stillroom serve` first, or pass its --config")
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+    connection = duckdb.connect()
+    _load(connection, ["ducklake", f"{kind}_scanner", *(["httpfs"] if "://" in data else [])])
+    options = [f"DATA_PATH {_quoted(data)}"]
+    if kind == "sqlite":
+        options += ["META_JOURNAL_MODE 'WAL'", "META_BUSY_TIMEOUT 5000"]
+    if read_only:
+        options += ["READ_ONLY"]
+    statement = f"ATTACH {_quoted(f'ducklake:{catalog}')} AS lake ({', '.join(options)})"
+    try:
+        _retrying(lambda: connection.execute(statement))
+    except duckdb.Error as error:
+        raise Unavailable(f"the log at {catalog} cannot be opened: {str(error).splitlines()[0]}") from None
+    connection.execute("USE lake")
+    return Log(connection)
+
+
+def _load(connection: duckdb.DuckDBPyConnection, extensions: Sequence[str]) -> None:
+    for extension in extensions:
+        duckdb_extensions.import_extension(extension, con=connection)
+        connection.execute(f"LOAD {extension}")
+
+
+def _retrying(work: Callable[[], T]) -> T:
+    for attempt in range(_ATTEMPTS):
+        try:
+            return work()
+        except (duckdb.TransactionException, duckdb.IOException) as error:
+            if attempt == _ATTEMPTS - 1 or not any(sign in str(error).lower() for sign in _LOST_RACE):
+                raise
+            time.sleep(random.uniform(0.01, 0.1))  # So that two losers do not meet again.
+    raise AssertionError("unreachable")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

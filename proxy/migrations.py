@@ -1,0 +1,81 @@
+"""Owns the schema of the log: a numbered, append-only list that records itself.
+
+An older log is brought up to date, a newer one is refused. Never edit an entry that was released; append one.
+Money is US dollars; NULL money means unpriced, never zero.
+"""
+
+from collections.abc import Callable
+
+import duckdb
+
+from proxy.errors import Refused
+from proxy.log import Log
+
+Migration = Callable[[duckdb.DuckDBPyConnection], None]
+
+EXCHANGES = """
+CREATE TABLE exchanges (
+  id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, model VARCHAR,
+  method VARCHAR, path VARCHAR, query VARCHAR,
+  served_by VARCHAR, reason VARCHAR, fallback VARCHAR, confidence DOUBLE,
+  status INTEGER, stream BOOLEAN, partial BOOLEAN, error VARCHAR,
+  first_byte_ms DOUBLE, latency_ms DOUBLE,
+  prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, usage_source VARCHAR, usage VARCHAR,
+  answer VARCHAR, tool_calls VARCHAR, finish_reason VARCHAR,
+  request VARCHAR, request_encoding VARCHAR, request_bytes BIGINT, request_headers VARCHAR,
+  response VARCHAR, response_encoding VARCHAR, response_bytes BIGINT, response_headers VARCHAR,
+  segment VARCHAR
+)"""
+
+
+def _first(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute(EXCHANGES)
+    connection.execute("ALTER TABLE exchanges SET PARTITIONED BY (year(ts), month(ts), day(ts))")
+    connection.execute("CREATE TABLE segments (name VARCHAR, exchanges BIGINT, ingested_at TIMESTAMPTZ)")
+    connection.execute(
+        """CREATE TABLE candidates (
+        id VARCHAR, created_at TIMESTAMPTZ, task VARCHAR, kind VARCHAR, ordinal INTEGER,
+        evaluator VARCHAR, threshold DOUBLE, margin DOUBLE, alpha DOUBLE,
+        snapshot BIGINT, bundle VARCHAR, card VARCHAR)"""
+    )
+    connection.execute(
+        """CREATE TABLE verdicts (
+        id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, candidate VARCHAR, exchange VARCHAR, kind VARCHAR,
+        verdict DOUBLE, confidence DOUBLE, covered BOOLEAN, answer VARCHAR, latency_ms DOUBLE, error VARCHAR)"""
+    )
+    connection.execute(
+        """CREATE TABLE transitions (
+        id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, candidate VARCHAR, stage_from VARCHAR, stage_to VARCHAR,
+        reason VARCHAR, certificate VARCHAR)"""
+    )
+    connection.execute(
+        """CREATE TABLE spend (
+        id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, kind VARCHAR, model VARCHAR, exchange VARCHAR,
+        usd DOUBLE, quantity DOUBLE, unit VARCHAR)"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first,)
+
+
+def migrate(log: Log) -> int:
+    """Bring the log up to the newest version and return it; Refused when the log is newer than this program."""
+    log.transaction(lambda c: c.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER, ts TIMESTAMPTZ)"))
+    done = version(log)
+    if done > len(MIGRATIONS):
+        raise Refused(f"the log is at version {done}, this program knows {len(MIGRATIONS)}: update Stillroom")
+    for number, migration in enumerate(MIGRATIONS[done:], done + 1):
+        log.transaction(lambda c, n=number, m=migration: _apply(c, n, m))  # type: ignore[misc]
+    return len(MIGRATIONS)
+
+
+def version(log: Log) -> int:
+    """The number of the last migration that was applied."""
+    return int(log.query("SELECT coalesce(max(number), 0) FROM migrations")[0][0])
+
+
+def _apply(connection: duckdb.DuckDBPyConnection, number: int, migration: Migration) -> None:
+    (applied,) = connection.execute("SELECT count(*) FROM migrations WHERE number = ?", [number]).fetchone() or (0,)
+    if not applied:
+        migration(connection)
+        connection.execute("INSERT INTO migrations VALUES (?, now())", [number])

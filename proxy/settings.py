@@ -1,0 +1,106 @@
+"""Owns how one TOML file becomes typed settings, and the settings of the proxy, the spool and the log.
+
+Must not know what the other layers set: they bring their own frozen dataclasses and call `parse`.
+A key nobody declared is refused at start, with the key that was probably meant.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from proxy.errors import BadInput
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """`[proxy]`: where clients connect."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    max_body_mb: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherSettings:
+    """`[teacher]`: who answers unless a candidate was proved; `url` comes without the `/v1`."""
+
+    url: str = "https://api.openai.com"
+    key_env: str = ""
+    translate: tuple[str, ...] = ()
+    connect_timeout: float = 10.0
+    read_timeout: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolSettings:
+    """`[spool]`: when a segment closes (bytes, seconds) and how long ingested ones are kept (days)."""
+
+    rotate_mb: int = 16
+    rotate_seconds: float = 2.0
+    keep_days: int = 7
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """`[log]`: DuckLake catalog and data path; empty means SQLite and Parquet under the home folder."""
+
+    catalog: str = ""
+    data: str = ""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file's tables; BadInput when it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"no settings file {path}: copy deploy/stillroom.toml there, or pass --config FILE") from None
+    except IsADirectoryError:
+        raise BadInput(f"{path} is a folder: --config wants a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not TOML: {error}") from None
+
+
+def parse(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
+    """Build the frozen dataclass `cls` from a TOML table; BadInput names the key, its place and the remedy."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        place = f"{where}.{key}" if where else key
+        if key not in fields:
+            raise BadInput(_unknown(place, key, list(fields)))
+        values[key] = _convert(hints[key], value, place)
+    return cls(**values)
+
+
+def _unknown(place: str, key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
+    return f"unknown setting {place!r}: {hint}"
+
+
+def _convert(hint: Any, value: Any, place: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise BadInput(f"setting {place!r} must be a table: write [{place}]")
+        return parse(typing.cast(type[Any], hint), value, place)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(arguments[0], item, f"{place}[{i}]") for i, item in enumerate(value))
+    if origin in (dict, types.MappingProxyType, Mapping) and isinstance(value, dict):
+        return {key: _convert(arguments[1], item, f"{place}.{key}") for key, item in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is hint:
+        return value
+    wanted = "list" if origin is tuple else getattr(hint, "__name__", str(hint))
+    raise BadInput(f"setting {place!r} must be of type {wanted}, not {type(value).__name__} ({value!r})")

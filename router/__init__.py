@@ -1,0 +1,1 @@
+"""Decides which model answers, and on what evidence. Imports proxy, never distiller."""

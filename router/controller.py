@@ -1,0 +1,109 @@
+"""Owns the controller's loop: spool -> log -> shadow and audit -> parity -> transitions -> policy.
+
+One per log, held by a lock. Must not know how candidates are made or served: it is told which are ready, and where.
+A round that fails is logged and tried again; traffic never depends on it.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import aiohttp
+import duckdb
+
+from proxy.errors import StillroomError, Unavailable
+from proxy.ingest import Ingest
+from proxy.log import Log
+from proxy.upstream import Teacher
+from router.lifecycle import advance, publish, route
+from router.registry import RETIRED, Candidate, candidates
+from router.settings import RouterSettings
+from router.shadow import audit, shadow
+
+_log = logging.getLogger("stillroom.controller")
+
+# Verdicts between two looks at the evidence: small, so that a promotion or a demotion is never far away.
+BATCH = 16
+PUBLISH_SECONDS = 0.5
+
+Served = Callable[[], Mapping[str, str]]
+
+
+class Controller:
+    """Runs until told to stop; `served` says at any moment which candidates are ready at which URL."""
+
+    def __init__(self, log: Log, ingest: Ingest, settings: RouterSettings, policy: Path, served: Served) -> None:
+        """Hold the collaborators."""
+        self._log, self._ingest, self._settings = log, ingest, settings
+        self._policy, self._served = policy, served
+
+    async def run(self, stop: asyncio.Event, teacher: Teacher | None) -> None:
+        """Loop; `teacher` answers audits, None where Stillroom has no key of its own."""
+        publishing = asyncio.create_task(self._publish_often(stop))
+        async with aiohttp.ClientSession() as session:
+            while not stop.is_set():
+                busy = False
+                with _survived("round"):
+                    busy = await self.round(session, teacher)
+                await _pause(stop, 0.0 if busy else self._settings.poll_seconds)
+        await publishing
+        with _survived("last ingest"):
+            self._ingest.run()
+
+    async def round(self, session: aiohttp.ClientSession, teacher: Teacher | None) -> bool:
+        """One pass over everything; True when there is more to compare at once."""
+        self._ingest.run()
+        served = self._served()
+        busy = False
+        for candidate in candidates(self._log):
+            if candidate.stage != RETIRED and candidate.id in served:
+                busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+        return busy
+
+    async def _judge(
+        self, session: aiohttp.ClientSession, teacher: Teacher | None, candidate: Candidate, url: str
+    ) -> bool:
+        asked = route(candidate, self._settings, url)
+        compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
+        audited = 0
+        if teacher is not None:
+            audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH)
+        reason = advance(self._log, candidate, self._settings)
+        if reason:
+            _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)
+        return compared + audited > 0
+
+    async def _publish_often(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            with _survived("publishing"):
+                publish(self._log, self._settings, self._served(), self._policy)
+            await _pause(stop, PUBLISH_SECONDS)
+
+
+@contextlib.contextmanager
+def only_one(home: Path) -> Iterator[None]:
+    """Hold the log's controller lock; Unavailable when another controller has it. The kernel frees it at any death."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "controller.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(f"another controller works on {home}: stop it first, or use another home") from None
+        yield
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), max(seconds, 0.01))
+
+
+@contextlib.contextmanager
+def _survived(what: str) -> Iterator[None]:
+    """Log what went wrong with storage or network and go on; a bug still ends the process, which is restarted."""
+    try:
+        yield
+    except (StillroomError, duckdb.Error, aiohttp.ClientError, OSError) as error:
+        _log.error("%s failed, trying again: %s", what, str(error).splitlines()[0] if str(error) else error)

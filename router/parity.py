@@ -1,0 +1,173 @@
+"""Owns the parity test: bounds on a mean verdict that stay true however often they are looked at.
+
+It must not know what a verdict compared, nor what follows from a proof.
+
+The test bets against "the mean is at most m" (Waudby-Smith & Ramdas 2024, "Estimating means of bounded random
+variables by betting", JRSS-B 86(1)). A share b of the wealth is staked on every verdict x, at odds that are fair if the
+mean is m: the stake becomes b * x / m. If the claim is true the wealth is a non-negative supermartingale that starts at
+1, and by Ville's inequality it ever reaches 1 / alpha with probability at most alpha: one may look after every verdict
+and stop at will. The wealth is split evenly over the fixed BETS: a mixture with no tuning and no memory.
+
+Measured at margin 0.05 and alpha 0.05 on Bernoulli verdicts, looking after each one: median exchanges to a proof, and
+for comparison the best fixed bet in hindsight, log(1 / alpha) / KL (no bound on a median, so it can be undercut):
+
+    true mean         1.00   0.99   0.98   0.97
+    this mixture        90    138    250    635
+    aGRAPA bets         78    120    284  1,555
+    best in hindsight   58    121    247    613
+
+Predictable aGRAPA bets win by a little on near-perfect candidates and lose by a lot on merely good ones. False proofs
+at the boundary, 2,000 paths of 1,000 verdicts: 2.3 % for two-valued verdicts, 3.4 % for three-valued.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from math import ceil, log
+
+import numpy as np
+from numpy.typing import NDArray
+
+from proxy.errors import BadInput
+
+Verdicts = Sequence[float] | NDArray[np.float64]
+
+BETS = (0.02, 0.08, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+"""Shares of the wealth: the best is (true mean - m) / (1 - m), so small ones serve candidates just above the bar."""
+
+HALVINGS = 26  # of the interval that holds a bound: 1.5e-8, always rounded towards the safe side
+PATH_STEP = 2**-10  # a path is for charts: a bound after each verdict, rounded to about 0.001 towards the safe side
+PRIOR_MEAN, PRIOR_COUNT = 0.98, 20
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What n verdicts say about "the candidate is not worse by more than the margin"; each bound holds at alpha."""
+
+    n: int
+    mean: float | None
+    """None before the first verdict."""
+    lower: float
+    upper: float
+    margin: float
+    alpha: float
+    proven: bool
+    """lower > 1 - margin."""
+    refuted: bool
+    """upper < 1 - margin."""
+    more: int | None
+    """Exchanges still to plan for until a proof; 0 when proven, None when going on like this proves nothing."""
+
+
+def parity(verdicts: Verdicts, margin: float, alpha: float) -> Parity:
+    """Test whether the mean verdict is above 1 - margin, at error rate alpha over all looks together.
+
+    The bounds are the best so far, not the latest: a proof once reached stands. Only when they contradict each other,
+    so that no constant mean fits (the candidate or the traffic changed), both fall back to what all n verdicts say now,
+    which is never bolder. BadInput for verdicts outside [0, 1], or margin or alpha outside (0, 1).
+    """
+    x, bar = _checked(verdicts, margin, alpha), 1 - margin
+    lower, upper = _bounds(x, bar, alpha, ever=True)
+    if lower > upper:
+        lower, upper = _bounds(x, bar, alpha, ever=False)
+    mean = float(x.mean()) if x.size else None
+    more = 0 if lower > bar else _more(x, bar, alpha)
+    return Parity(x.size, mean, lower, upper, margin, alpha, proven=lower > bar, refuted=upper < bar, more=more)
+
+
+def family_alpha(alpha: float, k: int) -> float:
+    """The alpha for the k-th (from 1) candidate of a task: alpha / (k (k + 1)), which sums to alpha over all retrains.
+
+    Alpha-spending, as the baseline in Foster & Stine 2008, "Alpha-investing", JRSS-B 70(2): a union bound over a stream
+    of hypotheses whose number nobody knows beforehand.
+    """
+    if k < 1:
+        raise BadInput(f"candidates are counted from 1, not {k}")
+    return alpha / (k * (k + 1))
+
+
+def lower_path(verdicts: Verdicts, alpha: float) -> NDArray[np.float64]:
+    """The lower bound after each verdict, shape (n,): the best so far, so it never falls.
+
+    Finds for each mean when it was first rejected (later for higher means), halving only where the time differs.
+    """
+    x = _checked(verdicts, alpha)
+    path = np.zeros(x.size)
+    spans = [(0.0, 1.0, 0, x.size)]  # means, and the positions at which the first and the second were rejected
+    while spans:
+        low, high, since, until = spans.pop()
+        if since == until or high - low <= PATH_STEP:
+            continue
+        middle = (low + high) / 2
+        hits = np.flatnonzero(log_wealth(x[:until], middle) >= -log(alpha))
+        first = int(hits[0]) if hits.size else until
+        path[first:until] = np.maximum(path[first:until], middle)
+        spans += [(low, middle, since, first), (middle, high, first, until)]
+    return np.maximum.accumulate(path)
+
+
+def upper_path(verdicts: Verdicts, alpha: float) -> NDArray[np.float64]:
+    """The upper bound after each verdict, shape (n,): the best so far, so it never rises."""
+    return 1 - lower_path(1 - _checked(verdicts), alpha)
+
+
+def lower_bound(verdicts: Verdicts, alpha: float) -> float:
+    """The lower bound from all verdicts at once, whatever their order: below their mean, for one planned look."""
+    return _bounds(_checked(verdicts, alpha), 0.5, alpha, ever=False)[0]
+
+
+def log_wealth(verdicts: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
+    """Log of a bettor's wealth against "the mean is at most `mean`", after each verdict; shape (..., n) as given."""
+    gain = verdicts / mean - 1
+    return reduce(np.logaddexp, (np.log1p(bet * gain).cumsum(axis=-1) for bet in BETS)) - log(len(BETS))
+
+
+def _checked(verdicts: Verdicts, *shares: float) -> NDArray[np.float64]:
+    if not all(0 < 1 - share < 1 for share in shares):
+        raise BadInput(f"margin and alpha must lie between 0 and 1, not {shares}: use for example 0.05")
+    x = np.asarray(verdicts, dtype=np.float64)
+    if x.ndim != 1 or not ((x >= 0) & (x <= 1)).all():
+        raise BadInput("verdicts must be one row of numbers in [0, 1]: check what the evaluator returned")
+    return x
+
+
+def _bounds(x: NDArray[np.float64], bar: float, alpha: float, ever: bool) -> tuple[float, float]:
+    return _lower(x, bar, alpha, ever), 1 - _lower(1 - x, 1 - bar, alpha, ever)
+
+
+def _lower(x: NDArray[np.float64], bar: float, alpha: float, ever: bool) -> float:
+    """The highest mean that is rejected: ever so far, or by all verdicts together.
+
+    Halves from `bar`, so that the answer lies above the bar only if the bar itself is rejected.
+    """
+
+    def rejected(mean: float) -> bool:
+        wealth = log_wealth(x, mean)
+        return x.size > 0 and bool((wealth.max() if ever else wealth[-1]) >= -log(alpha))
+
+    low, high = (bar, 1.0) if rejected(bar) else (0.0, bar)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rejected(middle) else (low, middle)
+    return low
+
+
+def _more(x: NDArray[np.float64], bar: float, alpha: float) -> int | None:
+    """Exchanges until the first bet alone proves parity, if each bet's log-wealth grows on as it did.
+
+    A plan, not a promise: it suffices in about four of five runs from nothing at mean 0.98, in 50 to 86 % of those
+    planned anew after 60 verdicts (true mean 0.97 to 0.99).
+    Three perfect verdicts are not knowledge of perfection: the growth is averaged over the verdicts and PRIOR_COUNT
+    imagined ones, right or wrong, with a plausible mean (PRIOR_MEAN, or half the margin where that is stricter). Their
+    weight is that of the exchanges in which one failure is expected at the bar of the usual margin.
+    """
+    if x.size and x.mean() <= bar:
+        return None
+    bets = np.array(BETS)
+    plausible = max(PRIOR_MEAN, (1 + bar) / 2)
+    wealth = np.log1p(bets[:, None] * (x / bar - 1)).sum(axis=1)
+    imagined = plausible * np.log1p(bets * (1 / bar - 1)) + (1 - plausible) * np.log1p(-bets)
+    growth = (wealth + PRIOR_COUNT * imagined) / (x.size + PRIOR_COUNT)
+    grows = growth > 0
+    needed = (log(len(BETS) / alpha) - wealth[grows]) / growth[grows]
+    return max(1, ceil(needed.min())) if needed.size else None

@@ -1,0 +1,104 @@
+"""Owns the policy: which task is answered by which candidate right now, as one small file every worker watches.
+
+Must not know why a stage was reached; `router.lifecycle` does. The file is replaced whole, so a reader sees one policy
+or the next, never half of one. A policy that cannot be read means the teacher answers.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_log = logging.getLogger("stillroom.policy")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one task is answered by its candidate; `share` of conversations in [0, 1], `timeout` in seconds.
+
+    `threshold` is the least confidence that was certified; None certifies every well-formed answer.
+    """
+
+    candidate: str
+    url: str
+    stage: str
+    share: float
+    evaluator: str
+    threshold: float | None
+    labels: tuple[str, ...]
+    static: tuple[str, ...]
+    max_tokens: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Routes by task; empty sends everything to the teacher."""
+
+    routes: Mapping[str, Route] = field(default_factory=dict)
+
+
+def save_policy(policy: Policy, path: Path) -> None:
+    """Replace the file, atomically; unchanged content is left alone so that watchers do not reload."""
+    text = json.dumps({"routes": {task: dataclasses.asdict(route) for task, route in policy.routes.items()}}, indent=1)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
+def load_policy(path: Path) -> Policy:
+    """Read the file; a missing or damaged one is the empty policy: the teacher answers."""
+    try:
+        routes = json.loads(path.read_text(encoding="utf-8"))["routes"]
+        return Policy({task: _route(fields) for task, fields in routes.items()})
+    except FileNotFoundError:
+        return Policy()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.error("policy %s is damaged (%s): the teacher answers everything", path.name, error)
+        return Policy()
+
+
+class PolicyWatcher:
+    """Keeps the newest policy in memory; reading it costs an attribute."""
+
+    def __init__(self, path: Path, seconds: float = 0.5) -> None:
+        """Load once; `watching` then looks every `seconds`."""
+        self._path, self._seconds = path, seconds
+        self._stamp = self._look()
+        self.policy = load_policy(path)
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Reload on change for as long as the context is open."""
+        task = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._seconds)
+            stamp = self._look()
+            if stamp != self._stamp:
+                self._stamp, self.policy = stamp, load_policy(self._path)
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino
+
+
+def _route(fields: dict[str, object]) -> Route:
+    lists = {key: tuple(fields[key]) for key in ("labels", "static")}  # type: ignore[arg-type]
+    return Route(**{**fields, **lists})  # type: ignore[arg-type]

@@ -1,0 +1,150 @@
+"""Owns what is known about candidates: their registration and their stages, read from and appended to the log.
+
+Must not judge; `router.evidence` and `router.lifecycle` do. Transitions are append-only: a stage is the last one.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import duckdb
+
+from proxy.errors import BadInput
+from proxy.ids import ulid
+from proxy.log import Log
+from router.parity import family_alpha
+
+SHADOW, CANARY, LIVE, RETIRED = "shadow", "canary", "live", "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that could answer a task more cheaply, and the stage it is at.
+
+    `alpha` is this candidate's own share of the task's error rate, `ordinal` its number among the task's candidates.
+    `card` carries what serving needs: static instruction lines, labels, the answer's token limit.
+    """
+
+    id: str
+    created_at: datetime
+    task: str
+    kind: str
+    ordinal: int
+    evaluator: str
+    threshold: float | None
+    margin: float
+    alpha: float
+    snapshot: int
+    bundle: str
+    card: Mapping[str, Any]
+    stage: str
+    since: datetime
+    reason: str
+
+
+_ALL = """
+SELECT c.*, t.stage_to, t.ts, t.reason
+FROM candidates c
+JOIN (SELECT * FROM transitions QUALIFY row_number() OVER (PARTITION BY candidate ORDER BY id DESC) = 1) t
+  ON t.candidate = c.id
+ORDER BY c.task, c.ordinal
+"""
+
+
+def candidates(log: Log, task: str | None = None) -> list[Candidate]:
+    """All candidates, or one task's, oldest first."""
+    rows = [Candidate(*row[:11], json.loads(row[11]), *row[12:]) for row in log.query(_ALL)]
+    return [candidate for candidate in rows if task in (None, candidate.task)]
+
+
+def newest(log: Log, task: str) -> Candidate:
+    """The task's newest candidate; BadInput when it has none."""
+    found = candidates(log, task)
+    if not found:
+        raise BadInput(f"task {task!r} has no candidate: run `stillroom distill {task}` first")
+    return found[-1]
+
+
+def register(
+    log: Log,
+    *,
+    candidate: str,
+    task: str,
+    kind: str,
+    evaluator: str,
+    threshold: float | None,
+    margin: float,
+    alpha: float,
+    snapshot: int,
+    bundle: str,
+    card: Mapping[str, Any],
+) -> bool:
+    """Register a candidate at stage shadow and retire those still in shadow; False when it was known already.
+
+    `alpha` is the task's whole error rate; the candidate gets its share by order of registration.
+    """
+
+    def work(connection: duckdb.DuckDBPyConnection) -> bool:
+        if connection.execute("SELECT 1 FROM candidates WHERE id = ?", [candidate]).fetchone():
+            return False
+        (before,) = connection.execute("SELECT count(*) FROM candidates WHERE task = ?", [task]).fetchone() or (0,)
+        share = family_alpha(alpha, before + 1)
+        connection.execute(
+            "INSERT INTO candidates VALUES (?, now(), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [candidate, task, kind, before + 1, evaluator, threshold, margin, share, snapshot, bundle, json.dumps(card)],
+        )
+        _append(connection, task, candidate, SHADOW, "registered", None)
+        return True
+
+    fresh = log.transaction(work)
+    for older in candidates(log, task):
+        if fresh and older.id != candidate and older.stage == SHADOW:
+            move(log, older, RETIRED, f"superseded by {candidate}")
+    return fresh
+
+
+def move(
+    log: Log, candidate: Candidate, stage: str, reason: str, certificate: Mapping[str, Any] | None = None
+) -> bool:
+    """Append a transition; False when the stage had already changed since `candidate` was read."""
+    text = json.dumps(certificate) if certificate else None
+
+    def work(connection: duckdb.DuckDBPyConnection) -> bool:
+        if _stage(connection, candidate.id) != candidate.stage:
+            return False
+        _append(connection, candidate.task, candidate.id, stage, reason, text)
+        return True
+
+    return log.transaction(work)
+
+
+def certificate_of(log: Log, candidate: str) -> dict[str, Any] | None:
+    """The certificate the candidate was promoted with, if it was."""
+    rows = log.query(
+        "SELECT certificate FROM transitions WHERE candidate = ? AND certificate IS NOT NULL ORDER BY id DESC LIMIT 1",
+        [candidate],
+    )
+    return json.loads(rows[0][0]) if rows else None
+
+
+def _stage(connection: duckdb.DuckDBPyConnection, candidate: str) -> str:
+    row = connection.execute(
+        "SELECT stage_to FROM transitions WHERE candidate = ? ORDER BY id DESC LIMIT 1", [candidate]
+    ).fetchone()
+    return str(row[0]) if row else ""
+
+
+def _append(
+    connection: duckdb.DuckDBPyConnection,
+    task: str,
+    candidate: str,
+    stage: str,
+    reason: str,
+    certificate: str | None,
+) -> None:
+    connection.execute(
+        "INSERT INTO transitions VALUES (?, now(), ?, ?, ?, ?, ?, ?)",
+        [ulid(), task, candidate, _stage(connection, candidate), stage, reason, certificate],
+    )

@@ -1,0 +1,36 @@
+"""Owns the settings of routing: the margin, the error rate, the steps from shadow to live."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """`[router]`: declared before any data is seen; shares in [0, 1], times in seconds."""
+
+    margin: float = 0.05
+    alpha: float = 0.05
+    canary_share: float = 0.1
+    canary_exchanges: int = 50
+    max_failures: float = 0.05
+    audit_share: float = 0.05
+    shadow_concurrency: int = 8
+    candidate_timeout: float = 10.0
+    poll_seconds: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per million tokens; `cached_input` defaults to the price of input."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MoneySettings:
+    """`[money]`: what the price map does not know. `engine_hour` is US dollars per hour of the serving machine."""
+
+    engine_hour: float = 0.0
+    training_hour: float = 0.0
+    prices: dict[str, Price] = field(default_factory=dict)

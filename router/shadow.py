@@ -1,0 +1,128 @@
+"""Owns shadow and audit: asking one model what the other already answered, and recording verdicts.
+
+A reader of the log, never a tap on the request. A candidate that fails is a verdict too: uncovered, because live it
+would fall back. Must not draw conclusions.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import aiohttp
+
+from proxy.deciding import CandidateFailed
+from proxy.derive import CHAT, derive
+from proxy.ids import ulid
+from proxy.log import Log
+from proxy.upstream import Teacher
+from router.candidates import ask, check, teacher_only
+from router.evaluators import EVALUATORS
+from router.policy import Route
+from router.registry import Candidate
+
+# Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
+_UNSHADOWED = """
+SELECT id, request, answer FROM exchanges e
+WHERE task = ? AND ts > CAST(? AS TIMESTAMPTZ) AND served_by = 'teacher' AND status = 200 AND NOT partial AND finish_reason = 'stop'
+  AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
+  AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND v.exchange = e.id)
+ORDER BY id LIMIT ?
+"""
+_UNAUDITED = """
+SELECT id, request, answer FROM exchanges e
+WHERE served_by = ? AND answer IS NOT NULL AND hash(id) / 18446744073709551615 < ?
+  AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
+ORDER BY id LIMIT ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One scored comparison, as the table keeps it."""
+
+    exchange: str
+    kind: str
+    verdict: float
+    confidence: float | None
+    covered: bool
+    answer: str | None
+    latency_ms: float
+    error: str | None
+
+
+async def shadow(
+    log: Log, session: aiohttp.ClientSession, candidate: Candidate, route: Route, limit: int, concurrency: int
+) -> int:
+    """Compare up to `limit` exchanges nobody compared yet; returns how many."""
+    rows = log.query(_UNSHADOWED, [candidate.task, candidate.card["data_until"], candidate.id, limit])
+    gate = asyncio.Semaphore(concurrency)
+    patient = replace(route, timeout=max(route.timeout, 120.0))  # Nobody waits for a shadow; a queue is no failure.
+
+    async def one(exchange: str, request: str, teacher: str) -> Verdict:
+        body = json.loads(request)
+        if reason := teacher_only(body):
+            return Verdict(exchange, "shadow", 0.0, None, False, None, 0.0, reason)
+        async with gate:
+            return await _compare(session, patient, exchange, body["messages"], teacher)
+
+    return _record(log, candidate, await asyncio.gather(*(one(*row) for row in rows)))
+
+
+async def audit(log: Log, teacher: Teacher, candidate: Candidate, share: float, limit: int) -> int:
+    """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id."""
+    verdicts = []
+    for exchange, request, answer in log.query(_UNAUDITED, [candidate.id, share, limit]):
+        started = time.perf_counter()
+        wanted = await _teacher_answer(teacher, request)
+        if wanted is not None:
+            score = EVALUATORS[candidate.evaluator](wanted, answer)
+            elapsed = (time.perf_counter() - started) * 1000
+            verdicts.append(Verdict(exchange, "audit", score, None, True, wanted, elapsed, None))
+    return _record(log, candidate, verdicts)
+
+
+async def _compare(
+    session: aiohttp.ClientSession, route: Route, exchange: str, messages: Sequence[dict[str, object]], teacher: str
+) -> Verdict:
+    started = time.perf_counter()
+    text, sure, error = None, None, None
+    covered, score = False, 0.0
+    try:
+        reply = await ask(session, route, messages)
+        text, sure = reply.text, reply.confidence
+        score = EVALUATORS[route.evaluator](teacher, text)
+        check(route, reply)
+        covered = True
+    except CandidateFailed as failed:
+        error = str(failed) if failed.confidence is None else None
+    elapsed = (time.perf_counter() - started) * 1000
+    return Verdict(exchange, "shadow", score, sure, covered, text, elapsed, error)
+
+
+async def _teacher_answer(teacher: Teacher, request: str) -> str | None:
+    body = {key: value for key, value in json.loads(request).items() if key not in ("stream", "stream_options")}
+    headers = [(b"content-type", b"application/json")]
+    try:
+        async with await teacher.forward("POST", CHAT, headers, json.dumps(body).encode()) as response:
+            text = await response.text()
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None
+    return derive(CHAT, None, "{}", response.status, False, text).answer
+
+
+def _record(log: Log, candidate: Candidate, verdicts: Sequence[Verdict]) -> int:
+    if not verdicts:
+        return 0
+    values = [
+        value
+        for v in verdicts
+        for value in (
+            ulid(), candidate.task, candidate.id, v.exchange, v.kind, v.verdict, v.confidence, v.covered, v.answer,
+            v.latency_ms, v.error,
+        )
+    ]  # fmt: skip
+    places = ", ".join(["(?, now(), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(verdicts))
+    log.transaction(lambda connection: connection.execute(f"INSERT INTO verdicts VALUES {places}", values))
+    return len(verdicts)

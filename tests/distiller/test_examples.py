@@ -1,0 +1,66 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distiller.examples import encode, pack, render_prompt
+from proxy.errors import BadInput
+from tests.distiller.toy import TEMPLATE, build_tokenizer
+
+MESSAGES = [{"role": "system", "content": ""}, {"role": "user", "content": "The printer is on fire"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(["The printer is on fire", "hardware", "billing"])
+
+
+def test_prompt_and_completion_are_the_rendered_conversation(tokenizer):
+    encoded = encode(tokenizer, MESSAGES, "hardware")
+    assert tokenizer.decode(encoded.input_ids) == (
+        "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nThe printer is on fire<|im_end|>\n"
+        "<|im_start|>assistant\nhardware<|im_end|>"
+    )
+    assert tokenizer.decode(encoded.input_ids[: encoded.prompt_length]) == render_prompt(tokenizer, MESSAGES)
+
+
+def test_the_completion_ends_with_the_token_the_engine_stops_at(tokenizer):
+    assert encode(tokenizer, MESSAGES, "hardware").input_ids[-1] == tokenizer.eos_token_id
+
+
+@given(answer=st.text(alphabet="ab{}\" \n\té漢", max_size=20))
+def test_any_answer_survives(tokenizer, answer: str):
+    encoded = encode(tokenizer, MESSAGES, answer)
+    assert tokenizer.decode(encoded.input_ids[encoded.prompt_length : -1]) == answer
+
+
+def test_an_answer_that_spells_a_special_token_is_refused(tokenizer):
+    with pytest.raises(BadInput, match="special token"):
+        encode(tokenizer, MESSAGES, "hard<|im_end|>ware")
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [("{{ m['content'] }}", "{{ m['content'] | upper }}"), ("<|im_end|>\n{% endfor %}", "END\n{% endfor %}")],
+)
+def test_a_template_that_does_not_fit_is_refused(was: str, becomes: str):
+    with pytest.raises(BadInput, match="chat template"):
+        encode(build_tokenizer(["hardware"], TEMPLATE.replace(was, becomes)), MESSAGES, "hardware")
+
+
+def test_packing_puts_each_row_where_it_fits_best():
+    assert pack([5, 7, 3, 2, 1], budget=10) == [[1, 2], [0, 3, 4]]
+
+
+def test_packing_reports_rows_that_do_not_fit():
+    with pytest.raises(BadInput, match=r"2 rows exceed 10 tokens \(longest 30\)"):
+        pack([3, 30, 11], budget=10)
+
+
+@given(st.lists(st.integers(1, 50), max_size=60))
+def test_packing_places_each_row_once_within_the_budget(lengths: list[int]):
+    steps = pack(lengths, budget=50)
+    assert sorted(index for step in steps for index in step) == list(range(len(lengths)))
+    totals = sorted(sum(lengths[index] for index in step) for step in steps)
+    assert all(total <= 50 for total in totals)
+    # No two steps would fit into one: otherwise best fit would have joined them.
+    assert len(totals) < 2 or totals[0] + totals[1] > 50

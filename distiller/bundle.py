@@ -1,9 +1,9 @@
 """Owns a student's folder on disk: complete, named by its content, never changed. Knows nothing of what the files mean.
 
-    students/student-3fa9.../
-        ...              weights, tokenizer, template, lineage, evaluation, whatever was sealed in
-        SHA256SUMS       of all of them, as `sha256sum --check` reads it; the student's id is its digest
-        manifest.json    written last: a folder without it was never finished
+students/student-3fa9.../
+    ...              weights, tokenizer, template, lineage, evaluation, whatever was sealed in
+    SHA256SUMS       of all of them, as `sha256sum --check` reads it; the student's id is its digest
+    manifest.json    written last: a folder without it was never finished
 """
 
 import hashlib

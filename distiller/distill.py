@@ -170,7 +170,9 @@ def _first_user(messages: Sequence[Mapping[str, Any]]) -> int:
 def _encoded(base: Path, data: _Data, options: DistillerSettings) -> tuple[list[Encoded], int]:
     """Token ids of the rows that fit, and how many did not."""
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows = [Example(row.exchange_id, tuple(student_messages(row.messages, data.static)), row.answer) for row in data.train]
+    rows = [
+        Example(row.exchange_id, tuple(student_messages(row.messages, data.static)), row.answer) for row in data.train
+    ]
     encoded = [encode(tokenizer, row.messages, row.answer) for row in rows]
     fitting = [row for row in encoded if len(row.input_ids) <= options.max_tokens]
     if not fitting:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -42,7 +43,7 @@ async def run_controller(settings: Settings, config: Path | None, stop: asyncio.
         log = open_log(settings.log, settings.folder)
         migrate(log)
         prices = price_map(settings.money.prices)
-        ingest = Ingest(log, settings.spool_folder, settings.spool.keep_days, lambda *call: cost(prices, *call))
+        ingest = Ingest(log, settings.spool_folder, settings.spool.keep_days, partial(cost, prices))
         service = _Service(log, settings, config)
         controller = Controller(log, ingest, settings.router, settings.policy, service.served)
         async with AsyncExitStack() as stack:

@@ -6,7 +6,8 @@ Must not know how decisions are made, nor where the log is.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -40,8 +41,12 @@ def create_app(
     spool: SpoolSettings,
     spool_folder: Path,
     decide: Decide = always_teacher,
+    running: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
 ) -> ProxyApp:
-    """Build a worker's app; `decide` is asked for every request and must not wait."""
+    """Build a worker's app; `decide` is asked for every request and must not wait.
+
+    `running` is open while the app serves: what `decide` needs besides.
+    """
     counters = Counters()
 
     @contextlib.asynccontextmanager
@@ -52,7 +57,8 @@ def create_app(
         app.relay = Relay(upstream, writer, counters, decide, proxy.max_body_mb << 20)
         rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
         try:
-            yield
+            async with running():
+                yield
         finally:
             rotating.cancel()
             await upstream.close()

@@ -14,5 +14,7 @@ class Counters:
         self.registry = CollectorRegistry()
         self.requests = Counter("stillroom_requests", "Requests accepted under /v1", registry=self.registry)
         self.captured = Counter("stillroom_captured", "Exchanges written to the spool", registry=self.registry)
-        self.opted_out = Counter("stillroom_opted_out", "Exchanges the client asked not to keep", registry=self.registry)
+        self.opted_out = Counter(
+            "stillroom_opted_out", "Exchanges the client asked not to keep", registry=self.registry
+        )
         self.dropped = Counter("stillroom_dropped", "Exchanges not kept", ["reason"], registry=self.registry)

@@ -1,7 +1,7 @@
 """Owns the way from the spool to the log: whole segments, exactly once.
 
-A segment's rows, what they cost and its name are committed together, so a crash at any point loses nothing and doubles nothing; the
-file is moved only afterwards. Ingested segments are kept for a while: the log can be rebuilt from them.
+A segment's rows, what they cost and its name are committed together, so a crash at any point loses nothing and doubles
+nothing; the file is moved only afterwards. Ingested segments are kept for a while: the log can be rebuilt from them.
 """
 
 import dataclasses
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from duckdb import sqltype
+from duckdb.func import FunctionNullHandling
 
 from proxy.bodies import decoded
 from proxy.derive import derive
@@ -29,6 +31,7 @@ _RECORD = {
     "error": "VARCHAR", "served_by": "VARCHAR", "reason": "VARCHAR", "confidence": "DOUBLE", "fallback": "VARCHAR",
     "first_byte_ms": "DOUBLE", "latency_ms": "DOUBLE",
 }  # fmt: skip
+_NULLS = FunctionNullHandling.SPECIAL  # Unknown counts reach the function as None.
 _DERIVED = (
     "STRUCT(task VARCHAR, model VARCHAR, answer VARCHAR, tool_calls VARCHAR, finish_reason VARCHAR, "
     "prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, usage VARCHAR, usage_source VARCHAR, "
@@ -45,12 +48,12 @@ FROM exchanges WHERE segment = ? AND served_by = 'teacher' AND status = 200 AND 
 """
 _INSERT = """
 INSERT INTO exchanges BY NAME
-SELECT r.* EXCLUDE (task_header, partial), d.* EXCLUDE (ended), r.partial OR NOT d.ended AS partial, $name AS segment
+SELECT * EXCLUDE (task_header, partial, ended), partial OR NOT ended AS partial, $name AS segment
 FROM (
-  SELECT *, derive(path, task_header, request, request_encoding, request_headers,
-                   status, stream, response, response_encoding, response_headers) AS d
-  FROM read_json($file, format = 'newline_delimited', columns = $columns, maximum_object_size = 1073741824)
-) AS r
+  SELECT r.*, unnest(derive(path, task_header, request, request_encoding, request_headers,
+                            status, stream, response, response_encoding, response_headers))
+  FROM read_json($file, format = 'newline_delimited', columns = $columns, maximum_object_size = 1073741824) AS r
+)
 """
 
 
@@ -61,12 +64,12 @@ class Ingest:
         """Register the derivation and the price with the log's connection."""
         self._log, self._spool, self._keep_days = log, spool, keep_days
         self._done = spool / "ingested"
-        parameters: list[Any] = ["VARCHAR"] * 5 + ["INTEGER", "BOOLEAN"] + ["VARCHAR"] * 3
-        log.connection.create_function(
-            "derive", _derive, parameters, duckdb.sqltype(_DERIVED), null_handling="special"  # type: ignore[arg-type]
-        )
-        counts: list[Any] = ["VARCHAR", "BIGINT", "BIGINT", "BIGINT"]
-        log.connection.create_function("price", price, counts, "DOUBLE", null_handling="special")  # type: ignore[arg-type]
+        function = log.connection.create_function
+        text, count, flag = sqltype("VARCHAR"), sqltype("BIGINT"), sqltype("BOOLEAN")
+        bodies: list[Any] = [text] * 5 + [count, flag] + [text] * 3
+        function("derive", _derive, bodies, sqltype(_DERIVED), null_handling=_NULLS)
+        counts: list[Any] = [text, count, count, count]
+        function("price", price, counts, sqltype("DOUBLE"), null_handling=_NULLS)
 
     def run(self) -> int:
         """Ingest everything that is ready; returns the number of exchanges that were new to the log."""
@@ -138,4 +141,3 @@ def _quarantine(segment: Path) -> None:
     replacement = segment.with_suffix(".repair")
     replacement.write_text("".join(line + "\n" for line in good), encoding="utf-8")
     replacement.rename(segment)
-

@@ -89,9 +89,7 @@ class Relay:
         finally:
             kept.keep()
 
-    async def _serve(
-        self, exchange: Exchange, kept: "_Keeping", scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _serve(self, exchange: Exchange, kept: "_Keeping", scope: Scope, receive: Receive, send: Send) -> None:
         decision = self._decide(Asked(exchange.path, exchange.request, exchange.task))
         exchange.served_by, exchange.reason = decision.served_by, decision.reason
         if decision.answer is not None:
@@ -141,9 +139,9 @@ class Relay:
                 await _pass_plain(upstream, exchange, kept, send)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             exchange.partial, exchange.error = True, exchange.error or f"upstream died: {type(error).__name__}"
-            if not exchange.stream:
-                raise  # The server closes the connection short, which is how the client can tell.
             kept.keep()
+            if not exchange.stream:
+                return  # The answer stays unfinished: the server closes the connection, so the client can tell.
             event = b"data: " + envelope("the upstream broke off", "upstream_error", "stream_interrupted") + b"\n\n"
             await send({"type": "http.response.body", "body": event, "more_body": False})
 
@@ -154,26 +152,26 @@ class _Keeping:
     def __init__(
         self, spool: SpoolWriter, counters: Counters, exchange: Exchange, started: float, capture: str | None
     ) -> None:
-        self._spool, self._counters, self._exchange, self._started = spool, counters, exchange, started
+        self._spool, self._counters, self.exchange, self._started = spool, counters, exchange, started
         self._opted_out = capture == "off"
         self._done = False
 
     def first_byte(self) -> None:
-        self._exchange.first_byte_ms = self._elapsed()
+        self.exchange.first_byte_ms = self._elapsed()
 
     def keep(self) -> None:
         if self._done:
             return
         self._done = True
-        self._exchange.latency_ms = self._elapsed()
+        self.exchange.latency_ms = self._elapsed()
         if self._opted_out:
             self._counters.opted_out.inc()
             return
         try:
-            self._spool.append(self._exchange.line())
+            self._spool.append(self.exchange.line())
         except OSError as error:
             self._counters.dropped.labels("spool").inc()
-            _log.error("exchange %s is not recorded: the spool failed: %s", self._exchange.id, error.strerror or error)
+            _log.error("exchange %s is not recorded: the spool failed: %s", self.exchange.id, error.strerror or error)
         else:
             self._counters.captured.inc()
 
@@ -181,9 +179,7 @@ class _Keeping:
         return round((time.perf_counter() - self._started) * 1000, 3)
 
 
-async def _pass_plain(
-    upstream: aiohttp.ClientResponse, exchange: Exchange, kept: _Keeping, send: Send
-) -> None:
+async def _pass_plain(upstream: aiohttp.ClientResponse, exchange: Exchange, kept: _Keeping, send: Send) -> None:
     received = bytearray()
     exchange.response = received
     held = b""
@@ -246,15 +242,12 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _answer(
-    send: Send, status: int, body: bytes, headers: Headers, kept: "_Keeping | None" = None
-) -> None:
+async def _answer(send: Send, status: int, body: bytes, headers: Headers, kept: "_Keeping | None" = None) -> None:
     """Answer with a body of our own making; recorded first."""
     own = list(headers) or [(b"content-type", b"application/json")]
     if kept is not None:
-        exchange = kept._exchange
-        exchange.status, exchange.response = status, body
-        own += _about(exchange)
+        kept.exchange.status, kept.exchange.response = status, body
+        own += _about(kept.exchange)
         kept.first_byte()
         kept.keep()
     length = (b"content-length", str(len(body)).encode())

@@ -30,40 +30,37 @@ def _set(words: str) -> frozenset[str]:
 # A capitalised word that says what to do or what to answer, never who it is about. Languages first: "to French" and
 # "to German" are different tasks.
 _KEPT = _set(
-    "english spanish french german italian portuguese dutch swedish norwegian danish finnish icelandic polish czech "
-    "slovak hungarian romanian bulgarian greek turkish russian ukrainian serbian croatian slovenian albanian estonian "
-    "latvian lithuanian arabic hebrew persian farsi urdu hindi bengali punjabi gujarati marathi tamil telugu thai "
-    "vietnamese indonesian malay tagalog filipino mandarin cantonese chinese japanese korean swahili afrikaans catalan "
-    "basque irish welsh latin brazilian mexican american british canadian python java javascript typescript rust kotlin "
-    "ruby golang markdown i i'm yes no true false none null unknown other positive negative neutral mixed high medium low"
+    "english spanish french german italian portuguese dutch swedish norwegian danish finnish polish czech slovak "
+    "hungarian romanian bulgarian greek turkish russian ukrainian serbian croatian slovenian estonian latvian "
+    "lithuanian arabic hebrew persian farsi urdu hindi bengali punjabi marathi tamil telugu thai vietnamese "
+    "indonesian malay tagalog filipino mandarin cantonese chinese japanese korean swahili catalan basque irish welsh "
+    "latin brazilian mexican american british canadian python java javascript typescript rust kotlin golang markdown "
+    "i i'm yes no true false none null unknown other positive negative neutral mixed high medium low"
 )
 # First words of sentences that are never the first word of a name: "Ask Maria" is a verb and a name.
 _OPENERS = _set(
-    "a an the this that these those there here it its he she they we you your our my his her their who what when where "
-    "why how which if unless until while once before after because since as at by for from in on over to under with "
-    "without and but or so then also not no never always only just please do don't does each every all any both some "
-    "given use using based act answer ask analyse analyze assist assign be call categorise categorize check choose "
-    "classify compare convert correct count create decide describe detect determine draft edit ensure evaluate explain "
-    "extract find fix focus follow format generate get give greet grade help identify ignore include keep label let list "
-    "make mark match name note offer output parse pick produce provide rank rate read recommend remember remove reply "
-    "respond return review rewrite route say score select send solve sort split suggest summarise summarize tag tell "
-    "transcribe translate triage turn validate verify welcome write today now dear hello hi"
+    "a an the this that these those there here it its he she they we you your our my his her their who what when "
+    "where why how which if unless until while once before after because since as at by for from in on over to under "
+    "with without and but or nor so then also not no never always only just please do don't does each every all any "
+    "both some given use using based act answer ask analyse analyze assist assign be call categorise categorize check "
+    "choose classify compare convert correct count create decide describe detect determine draft edit ensure evaluate "
+    "explain extract find fix focus follow generate get give grade help identify ignore include keep label let list "
+    "make mark match name note offer output parse pick produce provide rank rate read recommend remove reply respond "
+    "return review rewrite route say score select send solve sort split suggest summarise summarize tag tell "
+    "transcribe translate triage validate verify write today now dear hello hi"
 )
 _CALENDAR = _set(
     "january february march april may june july august september october november december jan feb mar apr jun jul aug "
     "sep sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thurs fri"
 )
-# Inside a name, between capitals.
-_PARTICLES = _set("de del der den des di da dos la le van von bin ibn al el of & y")
-# Their dot ends no sentence.
-_TITLES = _set("mr. mrs. ms. dr. prof. st. inc. ltd. co. corp. jr. sr. e.g. i.e. vs. no.")
-# What stands between two marks of one list.
-_JOINERS = _set("and or & - \u2013 \u2014 * \u2022 / , + to through until")
+_PARTICLES = _set("de del der den des di da dos la le van von bin ibn al el of & y")  # inside a name, between capitals
+_TITLES = _set("mr mrs ms dr prof st e.g i.e vs")  # their dot ends no sentence
+_JOINERS = _set("and or & - \u2013 \u2014 * \u2022 / , + to through until")  # between two marks of one list
 # `Key: Value` names somebody or something, except under these keys, which give the work itself.
 _WORK_KEYS = _set(
-    "task goal role style tone mode format output language languages label labels category categories options rule rules "
-    "instruction instructions answer note important objective persona audience classes intents step example examples "
-    "input warning sentiment topic values schema response"
+    "task goal role style tone mode format output language languages label labels category categories options rule "
+    "rules instruction instructions answer note important objective persona audience intents step input sentiment "
+    "schema"
 )
 _WHO_KEYS = _set("customer agent user name client company caller patient employee contact person sender recipient")
 
@@ -93,24 +90,19 @@ _CHOICE = re.compile(
 )
 _KEY_LINE = re.compile(r"[ \t*#>-]{0,8}([^\W\d_][\w /-]{0,30}?)[ \t]?:[* \t]{1,8}(\S[^\n]{0,59}?)[ \t]*$", re.MULTILINE)
 
-_PASSAGE_NOUNS = (
-    r"(?:context|documents?|passages?|excerpts?|sources?|articles?|snippets?|knowledge base|knowledge|search results?"
-    r"|transcript|background)"
-)
+_PASSAGE_NOUNS = r"(?:context|documents?|passages?|excerpts?|sources?|articles?|knowledge base|search results?)"
 # A line that is `Context:`, `## Retrieved documents`, or ends in `... the following passages:`.
 _PASSAGE_HEAD = re.compile(
-    rf"(?i)[#*\s>]*(?:(?:{_PASSAGE_NOUNS}|(?:retrieved|relevant) [\w ]{{1,40}})(?: \([^)\n]{{0,40}}\))?[*\s]*:"
-    rf"|#[#*\s]*(?:(?:retrieved|relevant) )?{_PASSAGE_NOUNS}[*\s]*$)"
+    rf"(?i)[#*\s>]{{0,8}}(?:(?:{_PASSAGE_NOUNS}|(?:retrieved|relevant) [\w ]{{1,40}})(?: \([^)\n]{{0,40}}\))?[*\s]*:"
+    rf"|#[#*\s]{{0,8}}(?:(?:retrieved|relevant) )?{_PASSAGE_NOUNS}[*\s]*$)"
 )
 _PASSAGE_INTRO = re.compile(rf"(?i)\b{_PASSAGE_NOUNS}(?: below)?\s?:[*\s]*$")
 _INSTRUCTION_HEAD = re.compile(
-    r"(?i)[#*\s>]*(?:your |the |output |response |answer |important |final )?(?:instructions?|rules?|tasks?|output|format"
-    r"|answer|questions?|guidelines?|constraints?|response|steps?|notes?|requirements?|examples?|labels?|categories)"
+    r"(?i)[#*\s>]{0,8}(?:your |the |output |response |answer |important |final )?(?:instructions?|rules?|tasks?|output"
+    r"|format|answer|questions?|guidelines?|constraints?|response|steps?|notes?|requirements?|examples?|labels?|categories)"
     r"(?: \w+)?[*\s]*(?::|$)"
 )
-_LAST_ORDER = re.compile(
-    r"(?:Now|Please|Using|Based on|Given|Do not|Answer|Respond|Reply|Return|Summari[sz]e|Translate|Classify|Extract)\b"
-)
+_LAST_ORDER = re.compile(r"(?:Now|Please|Using|Based on|Given|Do not|Answer|Respond|Reply|Return|Translate|Classify)\b")
 _TAG = re.compile(
     r"(?i)<((?:context|documents?|docs?|passages?|sources?|articles?|text|content|emails?|transcripts?|conversation|history"
     r"|search|results?|chunks?|knowledge|data|user|customer|ticket|excerpts?|snippets?|retrieved|references?|input|profile"
@@ -122,19 +114,24 @@ _NUMBERED = re.compile(r"\s*\[\d{1,4}\]\s*\S")
 _DESCRIPTION = re.compile(r'"description": ("(?:[^"\\]|\\.)*")')
 
 _DULL = _set(
-    "you are a an the is of to and your as assistant be for in on with that this it i am ai helpful expert will by from "
-    "who our at act please s re or must should their his her them given following role each name null type function "
-    "object properties parameters description json schema strict"
+    "you are a an the is of to and your as assistant be for in on with that this it i am ai helpful expert will by "
+    "from who our at act please s re or must should each null type function object properties parameters description "
+    "json schema strict"
 )
 
 
 def task_of(body: Mapping[str, Any], header: str | None) -> str:
     """The task's name: the client's own (`x-stillroom-task`), else the fingerprint. BadInput for a bad header."""
-    if header is None:
-        return _name(skeleton(_instructions(body)), _tools(body), _format(body))
-    if not _HEADER.fullmatch(header):
-        raise BadInput("x-stillroom-task must be 1-80 characters of A-Z a-z 0-9 . _ - and not start with a dot")
-    return header
+    if header is not None:
+        if not _HEADER.fullmatch(header):
+            raise BadInput("x-stillroom-task must be 1-80 characters of A-Z a-z 0-9 . _ - and not start with a dot")
+        return header
+    parts = (skeleton(_instructions(body)), _tools(body), _format(body))
+    if not any(parts):
+        return "untitled"
+    digest = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    slug = next(filter(None, (_slug(part[:400]) for part in parts)), "task")
+    return f"{slug}-{digest}"
 
 
 def skeleton(text: str) -> str:
@@ -142,24 +139,13 @@ def skeleton(text: str) -> str:
     # German capitalises every noun: there a single capital is no name.
     german = " und " in text or " oder " in text or " nicht " in text
     paragraphs = _without_passages(text).split("\n\n")
-    done = (_paragraph(one, german) if len(one) < 4_000 else _masked(one, german) for one in paragraphs)
+    done = ((_masked if len(one) < 4_000 else _masked.__wrapped__)(one, german) for one in paragraphs)
     return _MARKS.sub(_MARK, " ".join(filter(None, done)))
 
 
+@lru_cache(maxsize=512)  # between two calls of one task nearly every paragraph is the same; at most 2 MB per process
 def _masked(paragraph: str, german: bool) -> str:
     return " ".join(" ".join(_Pass(paragraph, german).words()).split()).casefold()
-
-
-# Between two calls of one task nearly every paragraph is the same: at most 2 MB of them are remembered, per process.
-_paragraph = lru_cache(maxsize=512)(_masked)
-
-
-@lru_cache(maxsize=512)
-def _name(text: str, tools: str, form: str) -> str:
-    if not (text or tools or form):
-        return "untitled"
-    digest = blake2b("\x1f".join((text, tools, form)).encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-    return f"{_slug(text) or _slug(tools) or _slug(form) or 'task'}-{digest}"
 
 
 class _Pass:
@@ -219,8 +205,15 @@ class _Pass:
         end = word.rstrip(_CLOSERS)[-1:]
         if self._start and not self._run and core.lower() in _OPENERS:
             self._out.append(word)
-        elif _VALUE_SIGN.search(word):
-            self._value(word)
+        elif _VALUE_SIGN.search(
+            word
+        ):  # a number, an id, an address; or compact JSON that contains one
+            self._flush()
+            masked = _VALUE.sub(_MARK, word)
+            if masked.strip(_EDGE) == _MARK:
+                self._mark()
+            else:
+                self._out.append(masked)
         elif self._is_name_part(word, core):
             if not self._run:
                 self._run_at, self._run_start = begin, self._start
@@ -229,39 +222,23 @@ class _Pass:
             self._flush()
             self._out.append(word)
         self._start = False
-        if end in _STOPS and end:
-            self._stop(word, core, end)
+        short = (len(core) == 1 and core.isupper()) or core.lower() in _TITLES  # J. Smith, Dr. Smith
+        if end and end in _STOPS and not (end == "." and short):
+            self._flush()  # punctuation ends a name, and perhaps a sentence and its enumeration
+            self._start = end not in ",;" and not (end == ":" and core.lower() in _WHO_KEYS)
+            self._choice = self._choice if end in ",:;" else self._choice_lines
 
     def _is_name_part(self, word: str, core: str) -> bool:
         if not core[:1].isupper() or core.lower() in _KEPT or word[0] in _QUOTES or word.rstrip(_STOPS)[-1] in _QUOTES:
             return False
         return not core.isupper() or (len(core) == 1 and "." in word)  # JSON, YES, NO stay; the J. of J. Smith does not
 
-    def _value(self, word: str) -> None:
-        """A number, an id, an address - or a word that only contains one, such as compact JSON."""
-        self._flush()
-        masked = _VALUE.sub(_MARK, word)
-        if masked.strip(_EDGE) == _MARK:
-            self._mark()
-        else:
-            self._out.append(masked)
-
-    def _stop(self, word: str, core: str, end: str) -> None:
-        """Punctuation after a word may end a name, a sentence, an enumeration."""
-        if end == "." and (len(core) == 1 or core.lower() in _TITLES):
-            return
-        self._flush()
-        if end == ":":
-            self._start = core.lower() not in _WHO_KEYS
-        elif end != ",":
-            self._start, self._choice = True, self._choice_lines
-
     def _flush(self) -> None:
         """The run of capitals is over: a name becomes a mark; the ordinary first word of a sentence stays."""
         run, self._run = self._run, []
         if not run:
             return
-        particles = [run.pop()] if not run[-1][0].isupper() and len(run) > 1 and run[-1].islower() else []
+        particles = [run.pop()] if len(run) > 1 and run[-1].islower() else []
         if (len(run) == 1 and self._is_ordinary(run[0])) or self._in_choice():
             self._out += run
         else:
@@ -284,16 +261,12 @@ class _Pass:
 
     def _mark(self) -> None:
         """Append a mark, unless only joining words separate it from the one before."""
-        out = self._out
-        last = len(out) - 1
+        out, last = self._out, len(self._out) - 1
         while last >= 0 and out[last] in _JOINERS:
             last -= 1
-        if last >= 0 and out[last] is _MARK:
-            del out[last + 1 :]
-        elif out and out[-1] in ("May", "March"):  # the month opened the sentence: "May 4 is ..."
-            out[-1] = _MARK
-        else:
-            out.append(_MARK)
+        if last >= 0 and (out[last] is _MARK or out[-1] in ("May", "March")):  # "May 4": the month opened a sentence
+            del out[last:]
+        out.append(_MARK)
 
     def _key_value(self, begin: int) -> int:
         """The end of the line, when it is `Key: Value` and says who or what (short, capitalised); else 0."""
@@ -304,9 +277,10 @@ class _Pass:
             return 0
         value = found[2].split()
         low = value[0].strip(_EDGE).lower()
-        if not value[0][0].isupper() or len(value) > 6 or low in _OPENERS or low in _KEPT:
+        key = found[1].lower().split()
+        if not value[0][0].isupper() or len(value) > 6 or value[-1][-1] in ".!?:" or low in _OPENERS or low in _KEPT:
             return 0
-        if not _WORK_KEYS.isdisjoint(found[1].lower().split()):
+        if key[0] in _OPENERS or not _WORK_KEYS.isdisjoint(key):
             return 0
         self._flush()
         self._out.append(text[begin : found.start(2)])
@@ -324,30 +298,35 @@ def _without_passages(text: str) -> str:
 
 
 def _cut_tags(text: str) -> str:
-    parts, at, unclosed = [], 0, set[str]()
+    spans, at, unclosed = [], 0, set[str]()
     for tag in _TAG.finditer(text):
         close = f"</{tag[1]}>"
         if tag.start() < at or close in unclosed:
             continue
         if (end := text.find(close, tag.end())) < 0:
             unclosed.add(close)  # many unclosed tags must not cost a search each
-            continue
-        parts += [text[at : tag.start()], f" {_MARK} "]
-        at = end + len(close)
-    return "".join(parts) + text[at:]
+        else:
+            at = end + len(close)
+            spans.append((tag.start(), at))
+    return _cut(text, spans)
 
 
 def _cut_fences(text: str) -> str:
-    parts, at, opened = [], 0, None
+    spans, opened = [], None
     for fence in _FENCE.finditer(text):
         if opened is None:
             opened = fence
         elif fence[0] == opened[0]:
             if not _CODE_FENCE.match(text, opened.end()):  # ```json shows the output format: that is instruction
-                parts += [text[at : opened.start()], f" {_MARK} "]
-                at = fence.end()
+                spans.append((opened.start(), fence.end()))
             opened = None
-    return "".join(parts) + text[at:]
+    return _cut(text, spans)
+
+
+def _cut(text: str, spans: Sequence[tuple[int, int]]) -> str:
+    ends = [0, *(end for _, end in spans)]
+    starts = [*(start for start, _ in spans), len(text)]
+    return f" {_MARK} ".join(text[end:start] for end, start in zip(ends, starts, strict=True))
 
 
 def _cut_sections(text: str) -> str:
@@ -371,7 +350,7 @@ def _cut_sections(text: str) -> str:
 
 
 def _section_end(lines: Sequence[str], blank: Sequence[bool], begin: int, final: int) -> int:
-    """Where instructions go on after a blank line: at a heading, or with a last paragraph that is an order; or the end."""
+    """Where instructions go on after a blank line: a heading, or a last paragraph that is an order; or the end."""
     for at in range(begin + 1, len(lines)):
         if blank[at - 1] and _INSTRUCTION_HEAD.match(lines[at]):
             return at
@@ -405,9 +384,9 @@ def _tools(body: Mapping[str, Any]) -> str:
     if not isinstance(tools, list):
         return ""
     specs = [tool.get("function") or tool for tool in tools if isinstance(tool, dict)]
-    keys = ("name", "type", "description", "parameters")
-    rows = [_canonical({key: spec.get(key) for key in keys}) for spec in specs if isinstance(spec, dict)]
-    return "\n".join(sorted(rows, key=lambda row: row[row.index('"name":') :]))
+    keys = ("type", "description", "parameters")
+    rows = [(str(spec.get("name")), {key: spec.get(key) for key in keys}) for spec in specs if isinstance(spec, dict)]
+    return "\n".join(sorted(f"{name} {_canonical(schema)}" for name, schema in rows))
 
 
 def _format(body: Mapping[str, Any]) -> str:
@@ -421,10 +400,11 @@ def _canonical(value: object) -> str:
     return _DESCRIPTION.sub(lambda found: f'"description": {json.dumps(skeleton(json.loads(found[1])))}', dumped)
 
 
+@lru_cache(maxsize=512)
 def _slug(text: str) -> str:
     """Up to five telling words of the first sentence (of the next one too, when the first says too little)."""
     words: list[str] = []
-    plain = unicodedata.normalize("NFKD", text[:400]).encode("ascii", "ignore").decode()
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     for sentence in re.split(r"[.!?:]\s", plain):
         words += [word for word in re.findall("[a-z0-9]+", sentence) if word not in _DULL]
         if len(words) >= 2:

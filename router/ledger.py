@@ -69,7 +69,7 @@ class Report:
 
 def report(log: Log) -> Report:
     """Compute the ledger from the log."""
-    tasks = tuple(TaskLine(*row[:7], row[7] or 0.0, row[8] or 0.0) for row in log.query(_TASKS))
+    tasks = tuple(_line(*row) for row in log.query(_TASKS))
     ((serving, hours),) = log.query("SELECT sum(usd), sum(quantity) FROM spend WHERE kind = 'serving'")
     serving, hours = serving or 0.0, hours or 0.0
     unknown = any(line.served and line.avoided_usd is None for line in tasks)
@@ -86,6 +86,10 @@ def report(log: Log) -> Report:
         audit_usd=audit,
         net_usd=None if avoided is None else avoided - serving - training - audit,
     )
+
+
+def _line(*columns: Any) -> TaskLine:
+    return TaskLine(*columns[:7], columns[7] or 0.0, columns[8] or 0.0)  # type: ignore[call-arg]
 
 
 def charge(

@@ -14,7 +14,15 @@ from router.evidence import Evidence, audit, certificate, evidence, in_words
 from router.parity import Parity
 from router.policy import Policy, Route, save_policy
 from router.registry import (
-    CANARY, LIVE, RETIRED, SHADOW, Candidate, candidates, certificate_of, move, newest,
+    CANARY,
+    LIVE,
+    RETIRED,
+    SHADOW,
+    Candidate,
+    candidates,
+    certificate_of,
+    move,
+    newest,
 )  # fmt: skip
 from router.settings import RouterSettings
 

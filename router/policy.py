@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 _log = logging.getLogger("stillroom.policy")
 
@@ -99,6 +100,5 @@ class PolicyWatcher:
         return stat.st_mtime_ns, stat.st_ino
 
 
-def _route(fields: dict[str, object]) -> Route:
-    lists = {key: tuple(fields[key]) for key in ("labels", "static")}  # type: ignore[arg-type]
-    return Route(**{**fields, **lists})  # type: ignore[arg-type]
+def _route(fields: dict[str, Any]) -> Route:
+    return Route(**{**fields, "labels": tuple(fields["labels"]), "static": tuple(fields["static"])})

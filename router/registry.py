@@ -55,8 +55,12 @@ ORDER BY c.task, c.ordinal
 
 def candidates(log: Log, task: str | None = None) -> list[Candidate]:
     """All candidates, or one task's, oldest first."""
-    rows = [Candidate(*row[:11], json.loads(row[11]), *row[12:]) for row in log.query(_ALL)]
+    rows = [_candidate(*row) for row in log.query(_ALL)]
     return [candidate for candidate in rows if task in (None, candidate.task)]
+
+
+def _candidate(*columns: Any) -> Candidate:
+    return Candidate(*columns[:11], json.loads(columns[11]), *columns[12:])  # type: ignore[call-arg]
 
 
 def newest(log: Log, task: str) -> Candidate:
@@ -93,7 +97,19 @@ def register(
         share = family_alpha(alpha, before + 1)
         connection.execute(
             "INSERT INTO candidates VALUES (?, now(), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [candidate, task, kind, before + 1, evaluator, threshold, margin, share, snapshot, bundle, json.dumps(card)],
+            [
+                candidate,
+                task,
+                kind,
+                before + 1,
+                evaluator,
+                threshold,
+                margin,
+                share,
+                snapshot,
+                bundle,
+                json.dumps(card),
+            ],
         )
         _append(connection, task, candidate, SHADOW, "registered", None)
         return True
@@ -105,9 +121,7 @@ def register(
     return fresh
 
 
-def move(
-    log: Log, candidate: Candidate, stage: str, reason: str, certificate: Mapping[str, Any] | None = None
-) -> bool:
+def move(log: Log, candidate: Candidate, stage: str, reason: str, certificate: Mapping[str, Any] | None = None) -> bool:
     """Append a transition; False when the stage had already changed since `candidate` was read."""
     text = json.dumps(certificate) if certificate else None
 

@@ -1,0 +1,356 @@
+"""Owns the demo: the whole loop as a user would run it, with the real processes and the real `stillroom` commands.
+
+A replay teacher stands in for the paid one; nothing else is pretended. Every step is checked from outside (the log,
+the answers' headers), and the demo fails where capture, training, serving, shadow or routing did not really happen.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen, TimeoutExpired
+from typing import Any
+
+import aiohttp
+from rich.console import Console
+
+from distiller.base import DEFAULT_BASE
+from distiller.distill import Distilled, distill
+from distiller.sample_traffic import sample_traffic, write_traffic
+from distiller.settings import Settings, load_settings
+from distiller.terminal import money, progress
+from proxy.errors import BadInput, StillroomError, Unavailable
+from proxy.log import Log, open_log
+from proxy.traffic_file import Row, read_traffic
+from router.ledger import Report, report
+from router.lifecycle import standing
+from router.registry import LIVE, RETIRED, candidates
+
+KEY = "STILLROOM_DEMO_KEY"
+SEED = 7
+SAMPLE, SAMPLE_EARLIER = 1500, 900
+CONCURRENCY = 16
+ENGINE_WAIT = 600.0
+
+# What the demo changes of the defaults, and why: small numbers make the loop visible in minutes.
+TOML = """home = "home"
+[proxy]
+port = {port}
+[teacher]
+url = "http://127.0.0.1:{teacher}"
+key_env = "{key}"
+[spool]
+rotate_seconds = 0.5
+[router]
+canary_share = 0.25
+canary_exchanges = 10
+audit_share = 0.2
+[money]
+engine_hour = 0.1
+training_hour = 0.1
+[distiller]
+base = "{base}"
+min_exchanges = 200
+max_rows = {rows}
+epochs = {epochs}
+control_rows = 24
+[serving]
+port = {engine}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Earlier traffic is what gets learned; the later part arrives as live traffic afterwards."""
+
+    earlier: Sequence[Row]
+    later: Sequence[Row]
+    files: Sequence[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What clients saw: answers by who gave them, and requests that failed."""
+
+    served: dict[str, int]
+    failed: int
+
+
+def run_demo(traffic_file: Path | None, folder: Path) -> int:
+    """Run the loop in `folder`, which is made anew; returns 0 only when every step really happened."""
+    started = time.monotonic()
+    _fresh(folder)
+    traffic = load_traffic(traffic_file, folder)
+    ports = [_free_port() for _ in range(3)]
+    config = folder / "stillroom.toml"
+    rows, epochs = (600, 3) if traffic_file is None else (2000, 3)
+    config.write_text(
+        TOML.format(
+            port=ports[0], teacher=ports[1], engine=ports[2], key=KEY, rows=rows, epochs=epochs, base=DEFAULT_BASE
+        )
+    )
+    os.environ[KEY] = "sk-demo"
+    console = Console()
+    with ExitStack() as stack:
+        files = [argument for file in traffic.files for argument in ("--traffic", str(file))]
+        _start(stack, folder / "teacher.log", ["replay-teacher", "--port", str(ports[1]), *files])
+        _start(stack, folder / "serve.log", ["serve", "--config", str(config)])
+        loop = _Loop(
+            load_settings(config), traffic, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", console
+        )
+        loop.run()
+    loop.summary(config, time.monotonic() - started)
+    return 1 if loop.missing else 0
+
+
+def load_traffic(file: Path | None, folder: Path) -> Traffic:
+    """Recorded traffic with the `test.jsonl` beside it as the later part, else its own last fifth; or generated."""
+    if file is None:
+        rows = sample_traffic(SAMPLE, SEED)
+        path = folder / "traffic.jsonl"
+        write_traffic(rows, path)
+        return Traffic(rows[:SAMPLE_EARLIER], rows[SAMPLE_EARLIER:], [path])
+    earlier = [row for row in read_traffic(file) if row.tool_calls is None]
+    beside = file.with_name("test.jsonl")
+    if beside.exists() and beside.resolve() != file.resolve():
+        return Traffic(earlier, [row for row in read_traffic(beside) if row.tool_calls is None], [file, beside])
+    cut = len(earlier) - len(earlier) // 5
+    return Traffic(earlier[:cut], earlier[cut:], [file])
+
+
+class _Loop:
+    """The steps of the demo and what each of them left to be seen."""
+
+    def __init__(self, settings: Settings, traffic: Traffic, proxy: str, teacher: str, console: Console) -> None:
+        self.settings, self.traffic, self.console = settings, traffic, console
+        self.proxy, self.teacher = proxy, teacher
+        self.missing: list[str] = []
+        self.distilled: dict[str, Distilled | str] = {}
+        self.sent = Sent({}, 0)
+        self.total = 0
+
+    def run(self) -> None:
+        self._wait(lambda: _answers(self.proxy + "/healthz") and _answers(self.teacher + "/v1/models"), 60, "starting")
+        self.log: Log = open_log(self.settings.log, self.settings.folder)
+        self._step(f"1. {len(self.traffic.earlier)} requests through the proxy, half of them streaming")
+        self._send(self.traffic.earlier)
+        self._captured()
+        self._step("2. distilling a student for each task that is worth it")
+        for line in report(self.log).tasks:
+            self._distill(line.task or "")
+        if not any(isinstance(done, Distilled) for done in self.distilled.values()):
+            self.missing.append("train: no task gave a student")
+            return
+        self._step("3. vLLM loads the students and answers their golden prompts")
+        self._wait(self._serving, ENGINE_WAIT, "vLLM")
+        self._step(
+            f"4. {len(self.traffic.later)} later requests arrive; shadow compares, parity decides, routing follows"
+        )
+        self._live()
+        self._captured()
+
+    def _distill(self, task: str) -> None:
+        try:
+            with progress(quiet=not self.console.is_terminal) as on_progress:
+                self.distilled[task] = done = distill(self.log, self.settings, task, on_progress)
+            self.console.print(
+                f"   {task}: {done.bundle.id}, {done.trained_rows} rows in {done.trained.seconds:.0f} s, holdout agreement "
+                f"{done.holdout.student:.3f} (untuned base {done.holdout.base:.3f}, most common answer "
+                f"{done.holdout.majority:.3f})"
+            )
+        except StillroomError as error:
+            self.distilled[task] = str(error)
+            self.console.print(f"   {task}: {error}")
+
+    def _live(self) -> None:
+        """Send the later traffic at the pace of the comparison, so that a promotion still finds traffic to serve."""
+        rows = list(self.traffic.later)
+        while rows:
+            part, rows = rows[:64], rows[64:]
+            self._send(part)
+            self._wait(self._compared, 900, "shadow")
+        self._wait(lambda: not self._unsettled(), 30, "the last transition", required=False)
+        if not self.log.query("SELECT 1 FROM verdicts LIMIT 1"):
+            self.missing.append("shadow: no verdict")
+        certified = [c for c in candidates(self.log) if c.stage in ("canary", LIVE)]
+        if certified and sum(count for who, count in self.sent.served.items() if who != "teacher") == 0:
+            self.missing.append("route: a student is certified and answered nothing")
+
+    def _send(self, rows: Sequence[Row]) -> None:
+        sent = asyncio.run(send(self.proxy, rows, self.total))
+        self.total += len(rows)
+        served = {
+            who: self.sent.served.get(who, 0) + sent.served.get(who, 0) for who in {*self.sent.served, *sent.served}
+        }
+        self.sent = Sent(served, self.sent.failed + sent.failed)
+        if sent.failed:
+            self.missing.append(f"answer: {sent.failed} requests failed")
+
+    def _captured(self) -> None:
+        def captured() -> int:
+            return int(self.log.query("SELECT count(*) FROM exchanges")[0][0])
+
+        self._wait(lambda: captured() >= self.total, 60, "capture", required=False)
+        if captured() != self.total:
+            self.missing.append(f"capture: {captured()} of {self.total} requests are in the log")
+
+    def _serving(self) -> bool:
+        import json
+
+        state = self.settings.engine_state
+        ready = json.loads(state.read_text()) if state.exists() else {"ready": [], "failed": {}}
+        students = {done.bundle.id for done in self.distilled.values() if isinstance(done, Distilled)}
+        for name, problem in ready["failed"].items():
+            raise Unavailable(f"serve: {name} failed its check: {problem}")
+        return students <= set(ready["ready"])
+
+    def _compared(self) -> bool:
+        """Whether every exchange that can be shadowed has its verdict, for every candidate that is not retired."""
+        return (
+            not any(
+                self.log.query(
+                    "SELECT 1 FROM exchanges e WHERE task = ? AND served_by = 'teacher' AND status = 200 AND ts > "
+                    "CAST(? AS TIMESTAMPTZ) AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND "
+                    "v.exchange = e.id) LIMIT 1",
+                    [candidate.task, candidate.card["data_until"], candidate.id],
+                )
+                for candidate in candidates(self.log)
+                if candidate.stage != RETIRED
+            )
+            and int(self.log.query("SELECT count(*) FROM exchanges")[0][0]) >= self.total
+        )
+
+    def _unsettled(self) -> bool:
+        return any(c.stage == "canary" for c in candidates(self.log))
+
+    def _wait(self, done: Callable[[], bool], seconds: float, what: str, required: bool = True) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > deadline:
+                if required:
+                    raise Unavailable(
+                        f"{what} did not happen within {seconds:.0f} s: see the logs in the demo's folder"
+                    )
+                return
+            time.sleep(0.25)
+
+    def _step(self, text: str) -> None:
+        self.console.print(f"[bold]{text}[/]")
+
+    def summary(self, config: Path, seconds: float) -> None:
+        """One screen that a newcomer understands."""
+        show, ledger = self.console.print, report(self.log)
+        show("\n[bold]What happened[/]")
+        served = sum(count for who, count in self.sent.served.items() if who != "teacher")
+        show(
+            f"  requests          {self.total}, all answered"
+            if not self.sent.failed
+            else f"  requests          {self.total}"
+        )
+        show(f"  captured          {self.log.query('SELECT count(*) FROM exchanges')[0][0]}")
+        show(f"  tasks found       {len(ledger.tasks)}")
+        for candidate in candidates(self.log):
+            self._student(standing(self.log, candidate))
+        show(f"  routed            {served} of {len(self.traffic.later)} later requests were answered by a student")
+        _money(show, ledger)
+        show(f"  took              {seconds:.0f} s")
+        for problem in self.missing:
+            show(f"  [red]did not happen[/]    {problem}")
+        show(f"\nLook next: stillroom status --config {config} | stillroom report --config {config}")
+        show(f"           stillroom sql --config {config} 'select stage_to, reason from transitions'")
+
+    def _student(self, found: dict[str, Any]) -> None:
+        done = self.distilled.get(found["task"])
+        show = self.console.print
+        show(f"  task              {found['task']}")
+        if isinstance(done, Distilled):
+            show(
+                f"    student         {found['candidate']}, trained on {done.trained_rows} rows in {done.trained.seconds:.0f} s"
+            )
+        show(f"    stage           {found['stage']} ({found['reason']})")
+        show(f"    parity          {found['verdict']}")
+        low, high = found["evidence"]["coverage_low"], found["evidence"]["coverage_high"]
+        show(
+            f"    coverage        {found['evidence']['coverage']:.0%} ({low:.0%}..{high:.0%}) of {found['evidence']['shadowed']} shadowed"
+        )
+
+
+def _money(show: Callable[[str], None], ledger: Report) -> None:
+    without = None if ledger.avoided_usd is None else ledger.teacher_usd + ledger.avoided_usd
+    learning = ledger.serving_usd + ledger.training_usd + ledger.audit_usd
+    show(f"  cost without      {money(without)} (every request to the teacher; estimate)")
+    show(f"  cost with         {money(ledger.teacher_usd + learning)} = teacher {money(ledger.teacher_usd)} + serving "
+         f"{money(ledger.serving_usd)} + training {money(ledger.training_usd)} + audit {money(ledger.audit_usd)}")  # fmt: skip
+    show(f"  net saving        {money(ledger.net_usd)} so far")
+
+
+async def send(proxy: str, rows: Sequence[Row], offset: int) -> Sent:
+    """Ask every row's prompt through the proxy, every other one as a stream."""
+    served: dict[str, int] = {}
+    failed = 0
+    gate = asyncio.Semaphore(CONCURRENCY)
+
+    async def one(session: aiohttp.ClientSession, number: int, row: Row) -> None:
+        nonlocal failed
+        payload: dict[str, Any] = {"model": "gpt-4o", "messages": list(row.messages)}
+        if row.tools:
+            payload["tools"] = list(row.tools)
+        if number % 2:
+            payload |= {"stream": True, "stream_options": {"include_usage": True}}
+        async with gate, session.post(f"{proxy}/v1/chat/completions", json=payload) as response:
+            body = await response.read()
+            who = response.headers.get("x-stillroom-served-by", "nobody")
+            served[who] = served.get(who, 0) + 1
+            whole = b"[DONE]" in body if number % 2 else body.endswith(b"}")
+            failed += response.status != 200 or not whole
+
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer sk-demo"}) as session:
+        await asyncio.gather(*(one(session, offset + number, row) for number, row in enumerate(rows)))
+    return Sent(served, failed)
+
+
+def _start(stack: ExitStack, log: Path, command: Sequence[str]) -> None:
+    out = stack.enter_context(log.open("w"))
+    process = Popen([sys.executable, "-m", "stillroom", *command], stdout=out, stderr=out)
+    stack.callback(_stop, process)
+
+
+def _stop(process: Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(40)
+    except TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _fresh(folder: Path) -> None:
+    """Make the demo's folder anew; a folder that is not a demo's is left alone."""
+    if folder.exists():
+        if any(folder.iterdir()) and not (folder / "stillroom.toml").exists():
+            raise BadInput(f"{folder} is not empty and not a demo's: pass another --folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    async def look() -> bool:
+        try:
+            async with aiohttp.ClientSession() as session, session.get(url) as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    return asyncio.run(look())

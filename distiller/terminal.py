@@ -1,0 +1,130 @@
+"""Owns what people read in the terminal: tables, progress, summaries. Must not compute a figure of its own."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from router.ledger import Report, TaskLine
+
+
+def as_json(value: Any) -> str:
+    """Any of our values as JSON."""
+    return json.dumps(value, default=_plain, indent=1)
+
+
+def money(usd: float | None) -> str:
+    """US dollars; unknown is said, not shown as zero."""
+    return "unpriced" if usd is None else f"${usd:,.4f}"
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A callable that shows steps with bars, elapsed and remaining time; silent when `quiet`."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
+        known: dict[str, Any] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in known:
+                known[step] = bars.add_task(step, total=total)
+            bars.update(known[step], completed=done, total=total)
+
+        yield show
+
+
+def tasks_table(tasks: Sequence[TaskLine]) -> None:
+    """`stillroom tasks`."""
+    table = Table("task", "exchanges", "share", "spent on the teacher", "answered by a candidate", title="Tasks")
+    total = sum(line.exchanges for line in tasks) or 1
+    for line in tasks:
+        spent = money(line.teacher_usd) + (f" + {line.unpriced} unpriced" if line.unpriced else "")
+        share = f"{line.exchanges / total:.0%}"
+        table.add_row(line.task or "(no task)", f"{line.exchanges:,}", share, spent, f"{line.served:,}")
+    Console().print(table)
+
+
+def report_table(report: Report) -> None:
+    """`stillroom report`."""
+    table = Table(
+        "task", "exchanges", "by candidate", "teacher spend", "avoided (estimate)", "training", "audit", title="Ledger"
+    )
+    for line in report.tasks:
+        table.add_row(
+            line.task or "(no task)", f"{line.exchanges:,}", f"{line.served:,}", money(line.teacher_usd),
+            money(line.avoided_usd) if line.served else "-", money(line.training_usd), money(line.audit_usd),
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print(
+        f"spent on the teacher {money(report.teacher_usd)} (+ {report.unpriced} unpriced exchanges)\n"
+        f"avoided {money(report.avoided_usd)} - serving {money(report.serving_usd)} ({report.serving_hours:.2f} h, idle "
+        f"included) - training {money(report.training_usd)} - audit {money(report.audit_usd)}\n"
+        f"= net saving {money(report.net_usd)}"
+    )
+
+
+def status_table(status: Mapping[str, Any]) -> None:
+    """`stillroom status`."""
+    console = Console()
+    engine = status["engine"]
+    console.print(f"engine: {engine['state']}" + (f" ({engine['reason']})" if engine.get("reason") else ""))
+    for name, problem in engine.get("failed", {}).items():
+        console.print(f"  not served: {name}: {problem}")
+    table = Table("task", "candidate", "stage", "why", "evidence", title="Candidates")
+    for candidate in status["candidates"]:
+        table.add_row(*(str(candidate[key]) for key in ("task", "candidate", "stage", "reason", "verdict")))
+    console.print(table)
+
+
+def distilled_summary(done: Any) -> None:
+    """`stillroom distill`."""
+    dropped = ", ".join(f"{count} {reason}" for reason, count in done.dropped.items()) or "none"
+    sure = done.threshold
+    Console().print(
+        f"{done.bundle.id}{'' if done.fresh else ' (known already)'} at {done.bundle.path}\n"
+        f"read {done.read} exchanges at snapshot {done.snapshot}; dropped: {dropped}\n"
+        f"trained on {done.trained_rows} rows in {done.trained.seconds:.0f} s "
+        f"({done.trained.tokens / done.trained.seconds:.0f} tokens/s), loss {done.trained.first_loss:.3f} -> "
+        f"{done.trained.last_loss:.3f}\n"
+        f"holdout of {done.holdout.rows} later exchanges, {done.evaluator} agreement: student {done.holdout.student:.3f}, "
+        f"untuned base {done.holdout.base:.3f} ({done.holdout.base_rows} rows), always the most common answer "
+        f"{done.holdout.majority:.3f}\n"
+        + (
+            f"answers when its confidence is at least {sure.value:.4f}: {sure.coverage:.0%} of the holdout, "
+            f"agreement {sure.agreement:.3f} there"
+            if sure
+            else "no confidence threshold separates what it knows: shadow judges all of its answers"
+        )
+    )
+
+
+def findings_table(findings: Sequence[Any]) -> None:
+    """`stillroom doctor`."""
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]fix[/]"
+        Console().print(f"{mark}  {finding.what}: {finding.detail}")
+
+
+def rows_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """`stillroom sql`."""
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*("NULL" if value is None else str(value) for value in row))
+    Console().print(table)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    return dict(value) if isinstance(value, Mapping) else list(value)

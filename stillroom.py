@@ -1,0 +1,336 @@
+"""The command line: wires proxy, router and distiller together. Start reading here.
+
+Every command is a function of parsed arguments; heavy imports wait inside the command that needs them, so that a
+worker never loads torch and `--help` is instant. Errors meant for people are printed as one line, exit code 1.
+"""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distiller.settings import Settings, load_settings
+from proxy.errors import StillroomError, Unavailable
+from proxy.log import Log, open_log
+from proxy.migrations import migrate
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    command: Command = arguments.command
+    try:
+        return command(arguments)
+    except StillroomError as error:
+        print(f"stillroom: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Start workers and controller, and keep them running."""
+    import asyncio
+    import os
+    import shutil
+
+    from proxy.listening import bound, descriptor
+    from proxy.supervisor import Child, supervise
+    from proxy.upstream import teacher_key
+
+    settings = load_settings(arguments.config)
+    teacher_key(settings.teacher)  # Refuse to start, rather than fail each request, when the key is missing.
+    migrate(_log(settings, create=True))
+    listener = bound(settings.proxy.host, settings.proxy.port)
+    metrics = settings.folder / "state" / "metrics"
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir(parents=True)
+    program = [sys.executable, "-m", "stillroom"]
+    config = ["--config", str(arguments.config)] if arguments.config else []
+    fd = descriptor(listener)
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+    children = [
+        Child(f"worker {number}", [*program, "worker", "--fd", str(fd), *config], environment, [fd])
+        for number in range(1, settings.proxy.workers + 1)
+    ]
+    children.append(Child("controller", [*program, "controller", *config], environment))
+    print(
+        f"Stillroom listens on http://{settings.proxy.host}:{settings.proxy.port}/v1 and asks {settings.teacher.url}; "
+        f"everything it keeps is under {settings.folder} (process {os.getpid()}; Ctrl-C stops it)",
+        flush=True,
+    )
+    asyncio.run(_until_signal(lambda stop: supervise(children, stop)))
+    return 0
+
+
+def worker(arguments: argparse.Namespace) -> int:
+    """One proxy process on an inherited socket; started by `serve`."""
+    import socket
+
+    import uvicorn
+
+    from proxy.app import create_app
+    from proxy.supervisor import end_with_parent
+    from router.decide import Router
+    from router.policy import PolicyWatcher
+
+    end_with_parent()
+    settings = load_settings(arguments.config)
+    router = Router(PolicyWatcher(settings.policy))
+    app = create_app(
+        settings.proxy, settings.teacher, settings.spool, settings.spool_folder, router.decide, router.running
+    )
+    config = uvicorn.Config(
+        app, loop="uvloop", http="httptools", log_level="warning", access_log=False, server_header=False,
+        date_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=25,
+    )  # fmt: skip
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
+    return 0
+
+
+def controller(arguments: argparse.Namespace) -> int:
+    """Everything that is not the request path; started by `serve`."""
+    import asyncio
+
+    from distiller.service import run_controller
+    from proxy.supervisor import end_with_parent
+
+    end_with_parent()
+    settings = load_settings(arguments.config)
+    asyncio.run(_until_signal(lambda stop: run_controller(settings, arguments.config, stop)))
+    return 0
+
+
+def replay_teacher(arguments: argparse.Namespace) -> int:
+    """Answer recorded prompts as the recorded teacher did."""
+    import uvicorn
+
+    from proxy.listening import bound
+    from proxy.replay import create_replay
+    from proxy.traffic_file import read_traffic
+
+    rows = [row for file in arguments.traffic for row in read_traffic(file)]
+    app = create_replay(rows, latency=arguments.latency, chunk_delay=arguments.chunk_delay, model=arguments.model)
+    listener = bound(arguments.host, arguments.port)
+    print(f"replaying {len(rows)} recorded answers on http://{arguments.host}:{arguments.port}/v1", flush=True)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=75)
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def tasks(arguments: argparse.Namespace) -> int:
+    """List the recurring tasks."""
+    from distiller.terminal import tasks_table
+    from router.ledger import report
+
+    found = report(_log(load_settings(arguments.config)))
+    return _show(arguments, found.tasks, tasks_table)
+
+
+def distill(arguments: argparse.Namespace) -> int:
+    """Distill a student for one task."""
+    from distiller.distill import distill as run
+    from distiller.terminal import distilled_summary, progress
+
+    settings = load_settings(arguments.config)
+    with progress(quiet=arguments.json) as on_progress:
+        done = run(_log(settings), settings, arguments.task, on_progress)
+    return _show(arguments, done, distilled_summary)
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Show stages, evidence and the engine."""
+    from distiller.terminal import status_table
+    from router.lifecycle import standing
+    from router.registry import candidates
+
+    settings = load_settings(arguments.config)
+    log = _log(settings)
+    engine = settings.engine_state
+    state = json.loads(engine.read_text()) if engine.exists() else {"state": "not started", "reason": "no student yet"}
+    return _show(arguments, {"engine": state, "candidates": [standing(log, c) for c in candidates(log)]}, status_table)
+
+
+def certificate(arguments: argparse.Namespace) -> int:
+    """Print the certificate of a task's newest candidate."""
+    from proxy.errors import Refused
+    from router.evidence import evidence, in_words
+    from router.registry import certificate_of, newest
+
+    log = _log(load_settings(arguments.config))
+    candidate = newest(log, arguments.task)
+    proof = certificate_of(log, candidate.id)
+    if proof is None:
+        raise Refused(f"{candidate.id} has no certificate: {in_words(candidate, evidence(log, candidate))}")
+    print(json.dumps(proof, indent=2))
+    return 0
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    """Take a task's newest certified candidate one stage on."""
+    from router.lifecycle import promote as run
+
+    settings = load_settings(arguments.config)
+    log = _log(settings)
+    candidate, stage = run(log, arguments.task)
+    _publish(log, settings)
+    return _show(arguments, {"candidate": candidate.id, "stage": stage}, _sentence("{candidate} is now: {stage}"))
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """Give a task back to the teacher."""
+    from router.lifecycle import rollback as run
+
+    settings = load_settings(arguments.config)
+    log = _log(settings)
+    moved = [candidate.id for candidate in run(log, arguments.task, arguments.reason)]
+    _publish(log, settings)
+    sentence = "the teacher answers {task}; retired: {retired}" if moved else "the teacher answered {task} already"
+    return _show(arguments, {"task": arguments.task, "retired": ", ".join(moved)}, _sentence(sentence))
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Show what was spent, avoided and saved."""
+    from distiller.terminal import report_table
+    from router.ledger import report as run
+
+    return _show(arguments, run(_log(load_settings(arguments.config))), report_table)
+
+
+def sql(arguments: argparse.Namespace) -> int:
+    """Query the log."""
+    from distiller.terminal import rows_table
+
+    columns, rows = _log(load_settings(arguments.config), read_only=True).table(arguments.query)
+    if arguments.json:
+        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
+    else:
+        rows_table(columns, rows)
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Check a set-up and say what to fix."""
+    from distiller.doctor import examine
+    from distiller.terminal import findings_table
+
+    found = examine(arguments.config)
+    _show(arguments, found, findings_table)
+    return 0 if all(finding.ok for finding in found) else 1
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Run the whole loop on recorded or generated traffic."""
+    from distiller.demo import run_demo
+
+    return run_demo(arguments.traffic, arguments.folder)
+
+
+async def _until_signal(work: Callable[[Any], Any]) -> None:
+    import asyncio
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await work(stop)
+
+
+def _log(settings: Settings, create: bool = False, read_only: bool = False) -> Log:
+    if not create and not settings.log.catalog and not (settings.folder / "log" / "catalog.sqlite").exists():
+        raise Unavailable(
+            f"there is no log under {settings.folder}: start `stillroom serve` first, or pass its --config"
+        )
+    return open_log(settings.log, settings.folder, read_only)
+
+
+def _publish(log: Log, settings: Settings) -> None:
+    """Rewrite the policy at once; what was served before and is still allowed keeps its place."""
+    from router.lifecycle import publish
+    from router.policy import load_policy
+
+    served = {route.candidate: route.url for route in load_policy(settings.policy).routes.values()}
+    if settings.engine_state.exists():
+        state = json.loads(settings.engine_state.read_text())
+        served |= dict.fromkeys(state["ready"], state["url"]) if state["state"] == "up" else {}
+    publish(log, settings.router, served, settings.policy)
+
+
+def _show(arguments: argparse.Namespace, value: Any, table: Callable[[Any], None]) -> int:
+    from distiller.terminal import as_json
+
+    print(as_json(value)) if arguments.json else table(value)
+    return 0
+
+
+def _sentence(text: str) -> Callable[[dict[str, str]], None]:
+    return lambda value: print(text.format(**value))
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, help="settings file (default: ./stillroom.toml where it exists)")
+    scripted = argparse.ArgumentParser(add_help=False)
+    scripted.add_argument("--json", action="store_true", help="print JSON for scripts")
+    parser = argparse.ArgumentParser(
+        prog="stillroom",
+        description="Turn the traffic you pay for into a model you own.",
+        epilog="Start with: stillroom demo",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, example: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        text = (command.__doc__ or "").strip()
+        made = commands.add_parser(
+            name, help=text.rstrip("."), description=text, epilog=f"example: {example}", parents=list(parents)
+        )
+        made.set_defaults(command=command)
+        return made
+
+    add("serve", serve, "stillroom serve --config stillroom.toml", shared)
+    made = add("demo", demo, "stillroom demo --traffic recorded.jsonl")
+    made.add_argument("--traffic", type=Path, help="recorded traffic; without it, traffic is generated")
+    made.add_argument("--folder", type=Path, default=Path("demo-data"), help="where the demo works (made anew)")
+    add("tasks", tasks, "stillroom tasks --json", shared, scripted)
+    for name, command in (
+        ("distill", distill),
+        ("certificate", certificate),
+        ("promote", promote),
+        ("rollback", rollback),
+    ):
+        extra = () if name == "certificate" else (scripted,)
+        example = f"stillroom {name} triage-support-tickets-1f3a9c2e"
+        made = add(
+            name, command, example + (' --reason "wrong on refunds"' if name == "rollback" else ""), shared, *extra
+        )
+        made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
+        if name == "rollback":
+            made.add_argument("--reason", required=True, help="kept with the transition")
+    add("status", status, "stillroom status --json", shared, scripted)
+    add("report", report, "stillroom report --json", shared, scripted)
+    made = add("sql", sql, 'stillroom sql "select task, count(*) from exchanges group by all"', shared, scripted)
+    made.add_argument("query", metavar="QUERY", help="one SQL statement over exchanges, verdicts, candidates, ...")
+    made = add("replay-teacher", replay_teacher, "stillroom replay-teacher --traffic recorded.jsonl --port 9000")
+    made.add_argument("--traffic", type=Path, action="append", required=True, help="recorded traffic; may be repeated")
+    made.add_argument("--host", default="127.0.0.1")
+    made.add_argument("--port", type=int, default=9000)
+    made.add_argument("--model", default="gpt-4o", help="listed at /v1/models")
+    made.add_argument("--latency", type=float, default=0.0, help="seconds before the first byte")
+    made.add_argument("--chunk-delay", type=float, default=0.0, help="seconds between chunks of a stream")
+    add("doctor", doctor, "stillroom doctor --config stillroom.toml", shared, scripted)
+    made = add("worker", worker, "(started by serve)", shared)
+    made.add_argument("--fd", type=int, required=True, help="the listening socket")
+    add("controller", controller, "(started by serve)", shared)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,12 +11,13 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distiller.settings import Settings, load_settings
 from proxy.errors import StillroomError, Unavailable
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
+
+if TYPE_CHECKING:  # duckdb comes with it.
+    from proxy.log import Log
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -44,6 +45,7 @@ def serve(arguments: argparse.Namespace) -> int:
     import shutil
 
     from proxy.listening import bound, descriptor
+    from proxy.migrations import migrate
     from proxy.supervisor import Child, supervise
     from proxy.upstream import teacher_key
 
@@ -244,7 +246,9 @@ async def _until_signal(work: Callable[[Any], Any]) -> None:
     await work(stop)
 
 
-def _log(settings: Settings, create: bool = False, read_only: bool = False) -> Log:
+def _log(settings: Settings, create: bool = False, read_only: bool = False) -> "Log":
+    from proxy.log import open_log
+
     if not create and not settings.log.catalog and not (settings.folder / "log" / "catalog.sqlite").exists():
         raise Unavailable(
             f"there is no log under {settings.folder}: start `stillroom serve` first, or pass its --config"
@@ -252,7 +256,7 @@ def _log(settings: Settings, create: bool = False, read_only: bool = False) -> L
     return open_log(settings.log, settings.folder, read_only)
 
 
-def _publish(log: Log, settings: Settings) -> None:
+def _publish(log: "Log", settings: Settings) -> None:
     """Rewrite the policy at once; what was served before and is still allowed keeps its place."""
     from router.lifecycle import publish
     from router.policy import load_policy

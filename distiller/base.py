@@ -76,8 +76,10 @@ def _packaged(cache: Path) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix=f".{DEFAULT_BASE}-", dir=cache))
     try:
         _convert(gguf, scratch)
-        # mkdtemp makes a private folder; the engine may run as another user.
+        # mkdtemp and safetensors write for the owner alone; the engine may run as another user.
         scratch.chmod(0o755)
+        for path in scratch.iterdir():
+            path.chmod(0o644)
         if not target.is_dir():  # another process may have been faster, with the same bytes
             scratch.rename(target)
     finally:

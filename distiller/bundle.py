@@ -51,6 +51,7 @@ def seal(folder: Path, students: Path, manifest: Mapping[str, Any]) -> Bundle:
     students.mkdir(parents=True, exist_ok=True)
     shutil.move(folder, target)
     (target / SUMS).write_text(text)
+    _open_to_all(target)
     (target / MANIFEST).unlink(missing_ok=True)
     _sync(target)
     _write_manifest(target, identity, manifest)
@@ -86,6 +87,12 @@ def _sums(folder: Path) -> dict[str, str]:
             with path.open("rb") as file:
                 sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums
+
+
+def _open_to_all(folder: Path) -> None:
+    """Lets everyone read: safetensors writes for the owner alone, and the engine may run as another user."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _write_manifest(folder: Path, identity: str, manifest: Mapping[str, Any]) -> None:

@@ -129,7 +129,7 @@ class _Service:
             max_model_len=options.max_model_len,
             kv_cache_gb=options.kv_cache_gb,
             extra_args=options.args,
-            device=options.device,
+            device="gpu" if options.device == "gpu" else "cpu",
             log=logs / "engine.log",
         )
         return Engine(settings, on_change=self._note)

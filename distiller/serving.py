@@ -32,8 +32,8 @@ _BACK_OFF_S = (1.0, 30.0)
 _REQUEST_S = 180.0  # one golden answer or one load, on a slow CPU
 _STOP_S = 10.0  # from SIGTERM to SIGKILL
 
-# The leash outlives a SIGTERM to reap the engine and report its code (by a handler: SIG_IGN would be inherited). A signal
-# becomes 128 + its number, so that 137 reads as it does everywhere: killed, often for want of memory.
+# The leash outlives a SIGTERM to reap the engine and report its code (by a handler: SIG_IGN would be inherited).
+# A signal becomes 128 + its number, so that 137 reads as it does everywhere: killed, often for want of memory.
 _LEASH = """
 import os, signal, subprocess, sys, threading
 signal.signal(signal.SIGTERM, lambda *_: None)

@@ -4,11 +4,15 @@ Must not raise for what came over the wire: a body that does not decode is retur
 """
 
 import base64
+import contextlib
 import json
 import zlib
+from collections.abc import Callable
 
 import brotli
 import zstandard
+
+_PIECE = 1 << 10  # bytes; of a damaged body, the pieces before the damage are still read.
 
 
 def decoded(body: str, encoding: str, headers: str) -> str:
@@ -24,13 +28,17 @@ def decoded(body: str, encoding: str, headers: str) -> str:
 
 
 def _inflate(data: bytes, coding: str) -> bytes:
-    try:
-        if coding in ("gzip", "x-gzip", "deflate"):
-            return zlib.decompressobj(wbits=47).decompress(data)  # 47: gzip or zlib, whichever the header says.
-        if coding == "br":
-            return bytes(brotli.Decompressor().process(data))
-        if coding == "zstd":
-            return zstandard.ZstdDecompressor().decompressobj().decompress(data)
-    except (zlib.error, brotli.error, zstandard.ZstdError):
-        return b""
-    return data
+    step: Callable[[bytes], bytes]
+    if coding in ("gzip", "x-gzip", "deflate"):
+        step = zlib.decompressobj(wbits=47).decompress  # 47: gzip or zlib, whichever the header says.
+    elif coding == "br":
+        step = brotli.Decompressor().process
+    elif coding == "zstd":
+        step = zstandard.ZstdDecompressor().decompressobj().decompress
+    else:
+        return data
+    whole = bytearray()
+    with contextlib.suppress(zlib.error, brotli.error, zstandard.ZstdError):
+        for at in range(0, len(data), _PIECE):
+            whole += step(data[at : at + _PIECE])
+    return bytes(whole)

@@ -60,8 +60,7 @@ def derive(path: str, task_header: str | None, request: str, status: int, stream
 def _request(request: str, task_header: str | None) -> tuple[str | None, str | None]:
     try:
         body = json.loads(request)
-        model = body.get("model")
-        return task_of(body, task_header), model if isinstance(model, str) else None
+        return task_of(body, task_header), _text(body.get("model"))
     except _SHAPE_ERRORS:
         return None, None
 
@@ -70,10 +69,10 @@ def _columns(task: str | None, asked_model: str | None, reply: _Reply) -> Derive
     usage = reply.usage
     return Derived(
         task=task,
-        model=asked_model or reply.model,
-        answer=reply.answer,
+        model=asked_model or _text(reply.model),
+        answer=_text(reply.answer),
         tool_calls=json.dumps(reply.tool_calls) if reply.tool_calls else None,
-        finish_reason=reply.finish_reason,
+        finish_reason=_text(reply.finish_reason),
         prompt_tokens=_count(usage, "prompt_tokens"),
         cached_tokens=_count((usage or {}).get("prompt_tokens_details"), "cached_tokens"),
         completion_tokens=_count(usage, "completion_tokens"),
@@ -138,4 +137,11 @@ def _merge_calls(calls: dict[int, dict[str, Any]], deltas: list[Any]) -> None:
 
 def _count(usage: Mapping[str, Any] | None, key: str) -> int | None:
     value = (usage or {}).get(key)
-    return value if isinstance(value, int) else None
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
+
+
+def _text(value: object) -> str | None:
+    """A string the log can hold: JSON may spell half a surrogate pair, which is no character; two halves make one."""
+    if not isinstance(value, str):
+        return None
+    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

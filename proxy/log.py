@@ -78,7 +78,10 @@ def open_log(settings: LogSettings, home: Path, read_only: bool = False) -> Log:
     if kind == "sqlite":
         if read_only and not Path(target).exists():
             raise Unavailable(f"there is no log at {target}: start `stillroom serve` first, or pass its --config")
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"the log's folder {Path(target).parent} cannot be made: {error.strerror}") from None
     connection = duckdb.connect()
     _load(connection, ["ducklake", f"{kind}_scanner", *(["httpfs"] if "://" in data else [])])
     options = [f"DATA_PATH {_quoted(data)}"]

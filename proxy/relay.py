@@ -30,10 +30,30 @@ _DONE = b"data: [DONE]"
 _log = logging.getLogger("stillroom.proxy")
 
 
+class UpstreamResponse(Protocol):
+    """What the relay needs of an answer; aiohttp's response is one."""
+
+    @property
+    def status(self) -> int: ...  # noqa: D102
+
+    @property
+    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]: ...  # noqa: D102
+
+    @property
+    def content_type(self) -> str: ...  # noqa: D102
+
+    @property
+    def content(self) -> Any: ...  # noqa: D102
+
+    def close(self) -> None: ...  # noqa: D102
+
+    def release(self) -> Any: ...  # noqa: D102
+
+
 class Upstream(Protocol):
     """What the relay needs of a teacher."""
 
-    async def forward(self, method: str, target: str, headers: Headers, body: bytes) -> aiohttp.ClientResponse:
+    async def forward(self, method: str, target: str, headers: Headers, body: bytes) -> UpstreamResponse:
         """Send the request; return once headers are there."""
         ...
 
@@ -122,7 +142,7 @@ class Relay:
 
     async def _pass_on(
         self,
-        upstream: aiohttp.ClientResponse,
+        upstream: UpstreamResponse,
         exchange: Exchange,
         kept: "_Keeping",
         receive: Receive,
@@ -179,7 +199,7 @@ class _Keeping:
         return round((time.perf_counter() - self._started) * 1000, 3)
 
 
-async def _pass_plain(upstream: aiohttp.ClientResponse, exchange: Exchange, kept: _Keeping, send: Send) -> None:
+async def _pass_plain(upstream: UpstreamResponse, exchange: Exchange, kept: _Keeping, send: Send) -> None:
     received = bytearray()
     exchange.response = received
     held = b""
@@ -195,7 +215,7 @@ async def _pass_plain(upstream: aiohttp.ClientResponse, exchange: Exchange, kept
 
 
 async def _pass_stream(
-    upstream: aiohttp.ClientResponse, exchange: Exchange, kept: _Keeping, receive: Receive, send: Send
+    upstream: UpstreamResponse, exchange: Exchange, kept: _Keeping, receive: Receive, send: Send
 ) -> None:
     received = bytearray()
     exchange.response = received

@@ -20,6 +20,7 @@ from proxy.errors import BadInput
 
 _MARK = "\x00"
 _MARKS = re.compile(f"{_MARK}(?: {_MARK})+")
+_PARAGRAPH = re.compile(r"(?<!:)\n\n")  # a heading such as `Categories:` stays with its list
 _HEADER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}")  # no leading dot: the name becomes a folder's name
 
 
@@ -27,8 +28,7 @@ def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# A capitalised word that says what to do or what to answer, never who it is about. Languages first: "to French" and
-# "to German" are different tasks.
+# Capitalised words that say what to do or to answer, not who it is about: "to French" is another task than "to German".
 _KEPT = _set(
     "english spanish french german italian portuguese dutch swedish norwegian danish finnish polish czech slovak "
     "hungarian romanian bulgarian greek turkish russian ukrainian serbian croatian slovenian estonian latvian "
@@ -63,13 +63,11 @@ _WORK_KEYS = _set(
     "schema"
 )
 _WHO_KEYS = _set("customer agent user name client company caller patient employee contact person sender recipient")
-
 _QUOTES = "\"'`{[<\u201c\u2018\u00ab"
 _CLOSERS = "\"'`*_)]\u201d\u2019\u00bb"
 _BULLETS = " \t-*#>(\u2022\u2013\u2014" + _QUOTES
 _STOPS = ".!?:,;"
 _EDGE = _QUOTES + _CLOSERS + _STOPS + "(}>\u2026|~$%+-#\u20ac\u00a3\u00a5=/"
-
 _UNIT = r"(?:(?<=\d) (?:[AaPp]\.?[Mm]\b\.?|percent\b|%|million\b))?(?: (?:UTC|GMT|CES?T|E[SD]T|P[SD]T|USD|EUR|GBP)\b)?"
 # Where something to take out may begin: a capital (Latin, Greek, Cyrillic), a digit, an address, a mark.
 _HOT = re.compile("[A-Z0-9@/\x00\u00c0-\u00de\u0100-\u017f\u0391-\u03a9\u0410-\u042f]\\S*" + _UNIT)
@@ -112,7 +110,6 @@ _FENCE = re.compile(r'```|"""')
 _CODE_FENCE = re.compile(r"json|ya?ml|xml|html|sql|python|csv|typescript|javascript|bash|toml|markdown")
 _NUMBERED = re.compile(r"\s*\[\d{1,4}\]\s*\S")
 _DESCRIPTION = re.compile(r'"description": ("(?:[^"\\]|\\.)*")')
-
 _DULL = _set(
     "you are a an the is of to and your as assistant be for in on with that this it i am ai helpful expert will by "
     "from who our at act please s re or must should each null type function object properties parameters description "
@@ -136,9 +133,8 @@ def task_of(body: Mapping[str, Any], header: str | None) -> str:
 
 def skeleton(text: str) -> str:
     """The text without its variable parts: case-folded, one space between words, U+0000 for what was taken out."""
-    # German capitalises every noun: there a single capital is no name.
     german = " und " in text or " oder " in text or " nicht " in text
-    paragraphs = _without_passages(text).split("\n\n")
+    paragraphs = _PARAGRAPH.split(_without_passages(text))
     done = ((_masked if len(one) < 4_000 else _masked.__wrapped__)(one, german) for one in paragraphs)
     return _MARKS.sub(_MARK, " ".join(filter(None, done)))
 
@@ -158,17 +154,15 @@ class _Pass:
         self._choice = False  # inside an enumeration of answers, whose capitals are label names
         self._choice_lines = False  # and it goes on over the lines below
         self._run: list[str] = []  # capitalised words that may be one name
-        self._run_at = 0  # where the run begins
-        self._run_start = False  # the run opens a sentence
+        self._run_at, self._run_start = 0, False  # where the run begins; whether it opens a sentence
 
     def words(self) -> list[str]:
         """The words of the skeleton, in stretches."""
         text, at = self._text, 0
         for hot in _HOT.finditer(text):
-            begin = hot.start()
+            begin, word = hot.start(), hot[0]
             if begin < at:  # inside a `Key: Value` line that went as a whole
                 continue
-            word = hot[0]
             if begin > at:
                 gap = text[at:begin]
                 if not gap[-1].isspace():  # the hot letter is inside a word: take all of the word
@@ -194,20 +188,16 @@ class _Pass:
             self._out.append(plain)
         if "\n" in gap:
             self._flush()
-            self._choice = self._choice_lines
-        if opened := gap.rstrip(_BULLETS):
-            self._start = opened[-1] in ".!?:\n"
-            if plain and opened[-1] in ".!?":
-                self._choice = self._choice_lines
+        if last := gap.rstrip(_BULLETS)[-1:]:
+            self._start = last in ".!?:\n"
+            self._choice = self._choice_lines if last in ".!?\n" else self._choice
 
     def _word(self, word: str, begin: int) -> None:
         core = word.strip(_EDGE)
         end = word.rstrip(_CLOSERS)[-1:]
         if self._start and not self._run and core.lower() in _OPENERS:
             self._out.append(word)
-        elif _VALUE_SIGN.search(
-            word
-        ):  # a number, an id, an address; or compact JSON that contains one
+        elif _VALUE_SIGN.search(word):  # a number, an id, an address; or compact JSON around one
             self._flush()
             masked = _VALUE.sub(_MARK, word)
             if masked.strip(_EDGE) == _MARK:
@@ -270,14 +260,12 @@ class _Pass:
 
     def _key_value(self, begin: int) -> int:
         """The end of the line, when it is `Key: Value` and says who or what (short, capitalised); else 0."""
-        text = self._text
-        line = text.rfind("\n", max(0, begin - 60), begin) + 1
+        line = (text := self._text).rfind("\n", max(0, begin - 60), begin) + 1
         found = _KEY_LINE.match(text, line) if line or begin < 60 else None
         if not found or found.start(2) < begin or self._choice_lines:
             return 0
         value = found[2].split()
-        low = value[0].strip(_EDGE).lower()
-        key = found[1].lower().split()
+        low, key = value[0].strip(_EDGE).lower(), found[1].lower().split()
         if not value[0][0].isupper() or len(value) > 6 or value[-1][-1] in ".!?:" or low in _OPENERS or low in _KEPT:
             return 0
         if key[0] in _OPENERS or not _WORK_KEYS.isdisjoint(key):

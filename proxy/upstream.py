@@ -3,6 +3,7 @@
 Must not parse a body. Hop-by-hop headers (RFC 9110, section 7.6.1) and our own `x-stillroom-*` stay behind.
 """
 
+import io
 import os
 from collections.abc import Iterable
 
@@ -22,6 +23,7 @@ HOP_BY_HOP = frozenset(
 _OURS = b"x-stillroom-"
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 # aiohttp would add these of its own accord; the teacher must see what the client sent and nothing else.
+_LARGE = 1 << 20  # bytes; from here on aiohttp wants a file, which it writes piece by piece.
 _NO_AUTO = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -51,7 +53,7 @@ class Teacher:
             method,
             URL(self._base + target, encoded=True),
             headers=self._outgoing(headers),
-            data=body or None,
+            data=io.BytesIO(body) if len(body) > _LARGE else body or None,
             allow_redirects=False,
             skip_auto_headers=_NO_AUTO,
         )

@@ -6,7 +6,7 @@ candidate is asked at all.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from router.prompt import student_messages
 
 # What a narrow text student cannot do as the teacher would; such requests stay with the teacher.
 _TEACHER_ONLY = ("tools", "functions", "logprobs", "top_logprobs", "audio", "stop", "logit_bias", "web_search_options")
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+# What reading a message or an answer of another shape than expected may raise.
+_SHAPE_ERRORS = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, BadInput)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class Reply:
 
     text: str
     confidence: float
-    usage: Mapping[str, Any]
+    usage: Mapping[str, int]
 
 
 def teacher_only(body: Mapping[str, Any]) -> str | None:
@@ -43,26 +46,24 @@ def teacher_only(body: Mapping[str, Any]) -> str | None:
     return None
 
 
-async def ask(session: aiohttp.ClientSession, route: Route, messages: Sequence[Mapping[str, Any]]) -> Reply:
+async def ask(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Reply:
     """Ask for one greedy answer with token probabilities; CandidateFailed when it errs, times out or is cut off."""
+    payload = {
+        "model": route.candidate,
+        "messages": _messages(route, body),
+        "temperature": 0,
+        "max_tokens": route.max_tokens,
+        "logprobs": True,
+    }
     try:
-        payload = {
-            "model": route.candidate,
-            "messages": student_messages(messages, frozenset(route.static)),
-            "temperature": 0,
-            "max_tokens": route.max_tokens,
-            "logprobs": True,
-        }
         async with session.post(
             f"{route.url}/v1/chat/completions", json=payload, timeout=aiohttp.ClientTimeout(total=route.timeout)
         ) as response:
             if response.status != 200:
                 raise CandidateFailed(f"candidate answered {response.status}")
-            return _reply(await response.json(content_type=None))
+            return _reply(await response.read())
     except TimeoutError:
         raise CandidateFailed("candidate timed out") from None
-    except BadInput:
-        raise CandidateFailed("the request holds more than text") from None
     except (aiohttp.ClientError, OSError) as error:
         raise CandidateFailed(f"candidate unreachable: {type(error).__name__}") from None
 
@@ -77,9 +78,9 @@ def check(route: Route, reply: Reply) -> None:
 
 async def answer(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Answer:
     """The candidate's checked answer in the wire form the client asked for; CandidateFailed before any byte is out."""
-    reply = await ask(session, route, body["messages"])
+    reply = await ask(session, route, body)
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
-    if isinstance(limit, int) and reply.usage.get("completion_tokens", 0) > limit:
+    if isinstance(limit, int) and reply.usage["completion_tokens"] > limit:
         raise CandidateFailed("answer is longer than the client allows", reply.confidence)
     check(route, reply)
     stream = body.get("stream") is True
@@ -90,21 +91,32 @@ async def answer(session: aiohttp.ClientSession, route: Route, body: Mapping[str
     return Answer(b"text/event-stream; charset=utf-8", _events(head, reply, with_usage), True, reply.confidence)
 
 
-def _reply(body: Any) -> Reply:
+def _messages(route: Route, body: Mapping[str, Any]) -> list[dict[str, str]]:
     try:
+        return student_messages(body["messages"], frozenset(route.static))
+    except _SHAPE_ERRORS:
+        raise CandidateFailed("the request holds more than text") from None
+
+
+def _reply(raw: bytes) -> Reply:
+    try:
+        body = json.loads(raw)
         choice = body["choices"][0]
         if choice["finish_reason"] != "stop":
             raise CandidateFailed(f"candidate stopped with {choice['finish_reason']}")
         logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
-        return Reply(choice["message"]["content"] or "", confidence(logprobs), body.get("usage") or {})
-    except (KeyError, TypeError, IndexError):
+        text, usage = choice["message"]["content"] or "", body.get("usage") or {}
+        if not isinstance(text, str):
+            raise TypeError("content is no text")
+        return Reply(text, confidence(logprobs), {key: int(usage.get(key) or 0) for key in _COUNTS})
+    except _SHAPE_ERRORS:
         raise CandidateFailed("candidate's answer is not a chat completion") from None
 
 
 def _plain(head: Mapping[str, Any], reply: Reply) -> bytes:
     message = {"role": "assistant", "content": reply.text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    return json.dumps({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(reply)}).encode()
+    return json.dumps({**head, "object": "chat.completion", "choices": [choice], "usage": reply.usage}).encode()
 
 
 def _events(head: Mapping[str, Any], reply: Reply, with_usage: bool) -> bytes:
@@ -119,10 +131,6 @@ def _events(head: Mapping[str, Any], reply: Reply, with_usage: bool) -> bytes:
         for delta, finish in deltas
     ]
     if with_usage:
-        chunks.append({"choices": [], "usage": _usage(reply)})
+        chunks.append({"choices": [], "usage": reply.usage})
     lines = [json.dumps({**head, "object": "chat.completion.chunk", **chunk}) for chunk in chunks]
     return "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
-
-
-def _usage(reply: Reply) -> dict[str, int]:
-    return {key: int(reply.usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens", "total_tokens")}

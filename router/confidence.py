@@ -9,6 +9,7 @@ def confidence(logprobs: Sequence[float]) -> float:
 
     `logprobs` (nats) holds one entry per generated token *with* the end-of-turn token, which is what vLLM lists under
     `choices[0].logprobs.content` and what `distiller.generate` measures, so that a threshold set on the one holds for
-    the other. An answer without tokens is evidence of nothing: 0.
+    the other. An answer without tokens, or with one whose probability is no number, is evidence of nothing: 0.
     """
-    return min(1.0, math.exp(math.fsum(logprobs))) if logprobs else 0.0
+    total = math.fsum(logprobs)
+    return math.exp(min(total, 0.0)) if logprobs and not math.isnan(total) else 0.0

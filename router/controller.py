@@ -19,7 +19,7 @@ from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.upstream import Teacher
 from router.lifecycle import advance, publish, route
-from router.registry import RETIRED, Candidate, candidates
+from router.registry import LIVE, RETIRED, Candidate, candidates
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
 
@@ -67,8 +67,9 @@ class Controller:
         self, session: aiohttp.ClientSession, teacher: Teacher | None, candidate: Candidate, url: str
     ) -> bool:
         asked = route(candidate, self._settings, url)
-        compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
-        audited = 0
+        compared = audited = 0
+        if candidate.stage != LIVE:  # What the teacher still answers then is what the candidate was not sure of.
+            compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
         if teacher is not None:
             audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH)
         reason = advance(self._log, candidate, self._settings)

@@ -61,7 +61,7 @@ def certificate(log: Log, candidate: Candidate, found: Evidence) -> Mapping[str,
         "candidate": candidate.id,
         "issued_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "claim": (
-            f"where it answers, {candidate.id} agrees with the teacher on at least {1 - candidate.margin:.0%} "
+            f"where it answers, {candidate.id} agrees with the teacher on at least {100 * (1 - candidate.margin):g} % "
             f"of the task, with error rate {candidate.alpha:g} however often this is looked at"
         ),
         "evaluator": candidate.evaluator,
@@ -79,7 +79,7 @@ def certificate(log: Log, candidate: Candidate, found: Evidence) -> Mapping[str,
 def in_words(candidate: Candidate, found: Evidence) -> str:
     """One honest line: certified, not yet and how many more, or not with this student."""
     p = found.parity
-    needed = f"{1 - p.margin:.2f}"
+    needed = f"{1 - p.margin:g}"
     if p.mean is None:
         return f"not yet: no covered exchange of {found.shadowed} compared; about {p.more} covered ones prove {needed}"
     figures = f"agreement {p.mean:.3f}, bounds {p.lower:.3f}..{p.upper:.3f} on {p.n} covered exchanges"

@@ -20,14 +20,15 @@ WITH teacher AS (
   WHERE s.kind = 'teacher' AND s.exchange IN (SELECT exchange FROM verdicts WHERE kind = 'shadow' AND covered)
   GROUP BY s.task
 ), other AS (
-  SELECT task, sum(usd) FILTER (kind = 'audit') AS audit, sum(usd) FILTER (kind = 'training') AS training
+  SELECT task, sum(usd) FILTER (kind = 'audit') AS audit, sum(usd) FILTER (kind = 'training') AS training,
+         count(*) FILTER (kind = 'audit' AND usd IS NULL) AS unpriced
   FROM spend GROUP BY task
 ), volume AS (
   SELECT task, count(*) AS exchanges, count(*) FILTER (served_by <> 'teacher') AS served,
          count(*) FILTER (fallback IS NOT NULL) AS fallbacks, count(DISTINCT model) AS models
   FROM exchanges WHERE path = '/v1/chat/completions' GROUP BY task
 )
-SELECT v.task, v.exchanges, v.served, v.fallbacks, t.usd, coalesce(t.unpriced, 0),
+SELECT v.task, v.exchanges, v.served, v.fallbacks, t.usd, coalesce(t.unpriced, 0) + coalesce(o.unpriced, 0),
        v.served * coalesce(c.mean, t.mean), o.audit, o.training
 FROM volume v
 LEFT JOIN teacher t ON t.task IS NOT DISTINCT FROM v.task

@@ -79,8 +79,11 @@ def promote(log: Log, task: str) -> tuple[Candidate, str]:
     proof = certificate_of(log, candidate.id) or (certificate(log, candidate, found) if found.parity.proven else None)
     if proof is None:
         raise Refused(f"no promotion without a certificate: {in_words(candidate, found)}")
+    if audit(log, candidate).refuted:
+        raise Refused(f"audits refuted {candidate.id} after its promotion: distill another one")
     stage = LIVE if candidate.stage == CANARY else CANARY
-    move(log, candidate, stage, "promoted by the operator", proof)
+    if not move(log, candidate, stage, "promoted by the operator", proof):
+        raise Refused(f"{candidate.id} changed its stage just now: look at `stillroom status` and try again")
     _supersede(log, candidate)
     return candidate, stage
 

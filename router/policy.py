@@ -62,7 +62,7 @@ def load_policy(path: Path) -> Policy:
         return Policy({task: _route(fields) for task, fields in routes.items()})
     except FileNotFoundError:
         return Policy()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         _log.error("policy %s is damaged (%s): the teacher answers everything", path.name, error)
         return Policy()
 
@@ -95,7 +95,7 @@ class PolicyWatcher:
     def _look(self) -> tuple[int, int] | None:
         try:
             stat = self._path.stat()
-        except FileNotFoundError:
+        except OSError:  # Missing or unreadable: the teacher answers, and the watch goes on.
             return None
         return stat.st_mtime_ns, stat.st_ino
 

@@ -7,13 +7,15 @@ would fall back. Must not draw conclusions.
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import aiohttp
+import duckdb
 
 from proxy.deciding import CandidateFailed
-from proxy.derive import CHAT, derive
+from proxy.derive import CHAT, Derived, derive
 from proxy.ids import ulid
 from proxy.log import Log
 from proxy.upstream import Teacher
@@ -25,16 +27,23 @@ from router.registry import Candidate
 # Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
 _UNSHADOWED = """
 SELECT id, request, answer FROM exchanges e
-WHERE task = ? AND ts > CAST(? AS TIMESTAMPTZ) AND served_by = 'teacher' AND status = 200 AND NOT partial AND finish_reason = 'stop'
-  AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
+WHERE task = ? AND ts > CAST(? AS TIMESTAMPTZ) AND served_by = 'teacher' AND status = 200 AND NOT partial
+  AND finish_reason = 'stop' AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND v.exchange = e.id)
 ORDER BY id LIMIT ?
 """
 _UNAUDITED = """
 SELECT id, request, answer FROM exchanges e
-WHERE served_by = ? AND answer IS NOT NULL AND hash(id) / 18446744073709551615 < ?
+WHERE served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8' AND answer IS NOT NULL
+  AND hash(id) / 18446744073709551615 < ?
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
 ORDER BY id LIMIT ?
+"""
+# The price function is the one that ingest registers with the log's connection.
+_CHARGE = """
+INSERT INTO spend BY NAME
+SELECT ? AS id, now() AS ts, ? AS task, 'audit' AS kind, ? AS model, ? AS exchange, 1.0 AS quantity, 'exchange' AS unit,
+       price(?, CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS BIGINT)) AS usd
 """
 
 
@@ -65,32 +74,33 @@ async def shadow(
         if reason := teacher_only(body):
             return Verdict(exchange, "shadow", 0.0, None, False, None, 0.0, reason)
         async with gate:
-            return await _compare(session, patient, exchange, body["messages"], teacher)
+            return await _compare(session, patient, exchange, body, teacher)
 
     return _record(log, candidate, await asyncio.gather(*(one(*row) for row in rows)))
 
 
 async def audit(log: Log, teacher: Teacher, candidate: Candidate, share: float, limit: int) -> int:
     """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id."""
-    verdicts = []
+    verdicts, bills = [], []
     for exchange, request, answer in log.query(_UNAUDITED, [candidate.id, share, limit]):
         started = time.perf_counter()
         wanted = await _teacher_answer(teacher, request)
         if wanted is not None:
-            score = EVALUATORS[candidate.evaluator](wanted, answer)
+            score = EVALUATORS[candidate.evaluator](wanted.answer or "", answer)
             elapsed = (time.perf_counter() - started) * 1000
-            verdicts.append(Verdict(exchange, "audit", score, None, True, wanted, elapsed, None))
-    return _record(log, candidate, verdicts)
+            verdicts.append(Verdict(exchange, "audit", score, None, True, wanted.answer, elapsed, None))
+            bills.append((exchange, wanted))
+    return _record(log, candidate, verdicts, bills)
 
 
 async def _compare(
-    session: aiohttp.ClientSession, route: Route, exchange: str, messages: Sequence[dict[str, object]], teacher: str
+    session: aiohttp.ClientSession, route: Route, exchange: str, body: Mapping[str, Any], teacher: str
 ) -> Verdict:
     started = time.perf_counter()
     text, sure, error = None, None, None
     covered, score = False, 0.0
     try:
-        reply = await ask(session, route, messages)
+        reply = await ask(session, route, body)
         text, sure = reply.text, reply.confidence
         score = EVALUATORS[route.evaluator](teacher, text)
         check(route, reply)
@@ -101,7 +111,8 @@ async def _compare(
     return Verdict(exchange, "shadow", score, sure, covered, text, elapsed, error)
 
 
-async def _teacher_answer(teacher: Teacher, request: str) -> str | None:
+async def _teacher_answer(teacher: Teacher, request: str) -> Derived | None:
+    """What the teacher says now, a refusal too, as it was paid for; None when it gave no answer, to be asked again."""
     body = {key: value for key, value in json.loads(request).items() if key not in ("stream", "stream_options")}
     headers = [(b"content-type", b"application/json")]
     try:
@@ -109,10 +120,13 @@ async def _teacher_answer(teacher: Teacher, request: str) -> str | None:
             text = await response.text()
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None
-    return derive(CHAT, None, "{}", response.status, False, text).answer
+    derived = derive(CHAT, None, request, response.status, False, text)
+    return derived if derived.finish_reason else None
 
 
-def _record(log: Log, candidate: Candidate, verdicts: Sequence[Verdict]) -> int:
+def _record(
+    log: Log, candidate: Candidate, verdicts: Sequence[Verdict], bills: Sequence[tuple[str, Derived]] = ()
+) -> int:
     if not verdicts:
         return 0
     values = [
@@ -124,5 +138,12 @@ def _record(log: Log, candidate: Candidate, verdicts: Sequence[Verdict]) -> int:
         )
     ]  # fmt: skip
     places = ", ".join(["(?, now(), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(verdicts))
-    log.transaction(lambda connection: connection.execute(f"INSERT INTO verdicts VALUES {places}", values))
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute(f"INSERT INTO verdicts VALUES {places}", values)
+        for exchange, paid in bills:
+            counts = [paid.prompt_tokens, paid.cached_tokens, paid.completion_tokens]
+            connection.execute(_CHARGE, [ulid(), candidate.task, paid.model, exchange, paid.model, *counts])
+
+    log.transaction(work)
     return len(verdicts)

@@ -54,7 +54,7 @@ def packaged(tmp_path, monkeypatch) -> list[Path]:
 def test_the_default_is_built_once_and_named_by_its_content(packaged, tmp_path):
     first = resolve_base(DEFAULT_BASE, tmp_path / "cache")
     assert first.name == f"{DEFAULT_BASE}-b83633aa7853"
-    assert (first / "config.json").is_file()
+    assert {path.stat().st_mode & 0o777 for path in first.iterdir()} == {0o644}
     assert resolve_base(DEFAULT_BASE, tmp_path / "cache") == first
     assert len(packaged) == 1
     assert list((tmp_path / "cache").iterdir()) == [first]

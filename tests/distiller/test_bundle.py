@@ -34,6 +34,16 @@ def test_standard_tools_can_check_the_sums(sealed):
     assert checked.returncode == 0
 
 
+def test_an_engine_that_runs_as_another_user_can_read_it(tmp_path):
+    folder = student(tmp_path / "work")
+    (folder / "card.md").chmod(0o600)
+    (folder / "adapter").chmod(0o700)
+    bundle = seal(folder, tmp_path / "students", {})
+    modes = {path.name: path.stat().st_mode & 0o777 for path in bundle.path.rglob("*")}
+    assert modes.pop("adapter") == 0o755
+    assert set(modes.values()) == {0o644}
+
+
 def test_the_id_follows_the_content_and_nothing_else(sealed, tmp_path):
     other = seal(student(tmp_path / "elsewhere", b"other"), tmp_path / "students", {})
     same = seal(student(tmp_path / "again"), tmp_path / "second", {"task": "other"})

@@ -27,7 +27,7 @@ def test_the_completion_ends_with_the_token_the_engine_stops_at(tokenizer):
     assert encode(tokenizer, MESSAGES, "hardware").input_ids[-1] == tokenizer.eos_token_id
 
 
-@given(answer=st.text(alphabet="ab{}\" \n\té漢", max_size=20))
+@given(answer=st.text(alphabet='ab{}" \n\té漢', max_size=20))
 def test_any_answer_survives(tokenizer, answer: str):
     encoded = encode(tokenizer, MESSAGES, answer)
     assert tokenizer.decode(encoded.input_ids[encoded.prompt_length : -1]) == answer

@@ -143,7 +143,7 @@ async def test_an_adapter_that_answers_otherwise_is_not_served(settings: EngineS
 async def test_the_reason_of_a_failed_start_is_in_the_status(settings: EngineSettings) -> None:
     settings.log.parent.mkdir()
     settings.log.write_text("OldError: from the life before\n")
-    source = "import sys; print('ValueError: no such model\\nRuntimeError: failed. See root cause above.\\n  ^^^'); sys.exit(3)"
+    source = "import sys; print('ValueError: no such model\\nRuntimeError: See root cause above.\\n  ^^^'); sys.exit(3)"
     changes: list[EngineStatus] = []
     engine = Engine(settings, changes.append, script(source))
     async with running(engine):

@@ -90,7 +90,9 @@ def test_compressed_answers_are_read(log: Log, tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_kept_raw(log: Log, tmp_path: Path) -> None:
     spool = tmp_path / "spool"
-    spooled(spool, exchange(request=b"{nope", response=b'{"choices": 5}'), exchange(request=b"\xff\x00", response=b"\xfe"))
+    spooled(
+        spool, exchange(request=b"{nope", response=b'{"choices": 5}'), exchange(request=b"\xff\x00", response=b"\xfe")
+    )
     assert Ingest(log, spool, 7, ten_dollars).run() == 2
     rows = log.query("SELECT request, request_encoding, answer FROM exchanges ORDER BY id")
     assert rows == [("{nope", "utf-8", None), ("/wA=", "base64", None)]

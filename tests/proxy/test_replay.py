@@ -1,23 +1,17 @@
-import asyncio
 import json
-import socket
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import BadInput, Unavailable
 from proxy.replay import _pieces, create_replay, load_encoding, prompt_key
 from proxy.traffic_file import Row
+from tests.servers import serving
 
 TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},)
 ARGUMENTS = '{"place":"Oslo fjord","days":3}'
@@ -39,23 +33,6 @@ ROWS = (
     Row(ask("weather"), None, CALLS, "gpt-4o-2024-08-06", TOOLS),
     Row(ask("weather"), "no tools, no call", None, "gpt-4o-2024-08-06", None),
 )
-
-
-@contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """A real uvicorn server on a free loopback port; yields its base URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.005)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,8 @@ DIFFERENT = [
     ("Choose one of: Billing, Shipping, Returns.", "Choose one of: Bug, Feature, Question."),
     ("Classify the mail as Spam or Ham.", "Classify the mail as Work or Private."),
     ("Categories:\n- Order Status\n- Refund Request", "Categories:\n- Password Reset\n- Account Deletion"),
+    ("Categories:\n\n- Order Status\n- Refund Request", "Categories:\n\n- Password Reset\n- Account Deletion"),
+    ("Rules:\n1. Be kind.\n2. Quote the law.", "Rules:\n1. Stay calm.\n2. Quote the law."),
     ('Reply "Approved" or "Denied".', 'Reply "Hot Dog" or "Not Hot Dog".'),
     ("Answer YES or NO.", "Answer TRUE or FALSE."),
     ("Answer with the label: OUT_OF_STOCK or IN_STOCK.", "Answer with the label: PAID or UNPAID."),
@@ -158,9 +160,9 @@ PASSAGES = st.lists(SENTENCES, min_size=1, max_size=8).map(" ".join).filter(lamb
 TEMPLATES = [
     "You answer questions about orders for {name}. Today is {date}.\n\nThe order is {id}. Be brief and never guess.",
     "You triage tickets of {name}, received on {date}.\nTicket: {id}\nCustomer: {name}\n\nAnswer only with JSON.",
-    "Answer the question of {name} from the text.\n\n<context>\n{passage}\n</context>\n\nSay on {date} if {id} is not there.",
+    "Tell {name} what is in the text.\n\n<context>\n{passage}\n</context>\n\nSay on {date} if {id} is not there.",
     "Reply to the client.\n```\n{passage}\n```\nSign as {name} and refer to {id}.",
-    "Help the caller.\nName: {name}\n\nRules:\n1. Be kind.\n2. Quote {id}.\n\nContext:\n{passage}\n\nOutput format:\nOne line.",
+    "Help.\nName: {name}\n\nRules:\n1. Be kind.\n2. Quote {id}.\n\nContext:\n{passage}\n\nOutput format:\nOne line.",
 ]
 FILLING = st.fixed_dictionaries({"name": NAMES, "date": DATES, "id": IDS, "passage": PASSAGES})
 

@@ -1,0 +1,95 @@
+import contextlib
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from proxy.app import ProxyApp, create_app
+from proxy.replay import create_replay
+from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
+from proxy.spool import closed_segments
+from proxy.traffic_file import Row
+from tests.servers import eventually, free_port, serving
+
+ASK = {"model": "gpt-4o", "messages": [{"role": "user", "content": "greet"}]}
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Iterator[str]:
+    with serving(create_replay([Row(tuple(ASK["messages"]), "hello", None, "gpt-4o", None)])) as url:  # type: ignore[arg-type]
+        yield url
+
+
+def app_for(teacher: str, spool: Path, rotate_seconds: float = 3600, **more: Any) -> ProxyApp:
+    return create_app(
+        ProxySettings(), TeacherSettings(url=teacher), SpoolSettings(rotate_seconds=rotate_seconds), spool, **more
+    )
+
+
+def recorded(spool: Path) -> list[str]:
+    lines = [line for segment in closed_segments(spool) for line in segment.read_bytes().split(b"\n") if line]
+    return [json.loads(line)["path"] for line in lines]
+
+
+def test_health_is_answered_without_the_teacher_and_not_recorded(tmp_path: Path) -> None:
+    with serving(app_for(f"http://127.0.0.1:{free_port()}", tmp_path)) as url:
+        health = httpx.get(url.replace("/v1", "/healthz"))
+        other = httpx.get(url.replace("/v1", "/nothing"))
+    assert (health.status_code, health.json(), other.status_code) == (200, {"status": "ok"}, 404)
+    assert recorded(tmp_path) == []
+
+
+def test_old_segments_close_while_the_app_serves(teacher: str, tmp_path: Path) -> None:
+    with serving(app_for(teacher, tmp_path, rotate_seconds=0.05)) as url:
+        httpx.post(f"{url}/chat/completions", json=ASK)
+        assert eventually(lambda: recorded(tmp_path)) == ["/v1/chat/completions"]
+
+
+def test_stopping_closes_the_young_segment(teacher: str, tmp_path: Path) -> None:
+    with serving(app_for(teacher, tmp_path)) as url:
+        httpx.get(f"{url}/models")
+        assert recorded(tmp_path) == []
+    assert recorded(tmp_path) == ["/v1/models"]
+
+
+def test_every_request_is_captured_opted_out_or_dropped(teacher: str, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    app = app_for(teacher, spool)
+    with serving(app) as url:
+        for capture in ("on", "off", "off"):
+            httpx.post(f"{url}/chat/completions", json=ASK, headers={"x-stillroom-capture": capture})
+        httpx.post(f"{url}/chat/completions", content=b"{nope")
+    shutil.rmtree(spool)
+    app.relay = None
+    with serving(app) as url:  # The same counters, with a spool that cannot be opened.
+        shutil.rmtree(spool)
+        assert httpx.post(f"{url}/chat/completions", json=ASK).status_code == 200
+        httpx.post(f"{url}/chat/completions", json=ASK, headers={"x-stillroom-capture": "off"})
+    assert app.relay is not None
+    value = app.relay._counters.registry.get_sample_value
+    kept = [value(f"stillroom_{name}_total") for name in ("requests", "captured", "opted_out")]
+    assert (*kept, value("stillroom_dropped_total", {"reason": "spool"})) == (6, 2, 3, 1)
+
+
+def test_what_deciding_needs_is_open_while_the_app_serves(teacher: str, tmp_path: Path) -> None:
+    events: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        events.append("opened")
+        yield
+        events.append("closed")
+
+    with TestClient(app_for(teacher, tmp_path, running=running)) as client:
+        events.append(client.get("/healthz").json()["status"])
+    assert events == ["opened", "ok", "closed"]
+
+
+def test_no_api_pages_are_served_in_front_of_production(tmp_path: Path) -> None:
+    with TestClient(app_for("http://127.0.0.1:1", tmp_path)) as client:
+        assert [client.get(path).status_code for path in ("/openapi.json", "/docs", "/redoc")] == [404, 404, 404]

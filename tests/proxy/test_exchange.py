@@ -1,0 +1,75 @@
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.exchange import Exchange
+
+SECRETS = ("Authorization", "Cookie", "api-key", "X-Api-Key", "Set-Cookie", "proxy-authorization", "x-goog-api-key")
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    line = Exchange(**{"id": "1", "ts": 1.5, "method": "POST", "path": "/v1/x"} | fields).line()
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    found = json.loads(line)
+    assert isinstance(found, dict)
+    return found
+
+
+def body(found: dict[str, Any], side: str) -> bytes:
+    text = found[side]
+    return base64.b64decode(text) if found[f"{side}_encoding"] == "base64" else text.encode()
+
+
+@given(request=st.binary() | st.text().map(str.encode), response=st.binary() | st.text().map(str.encode))
+def test_bodies_come_back_byte_for_byte(request: bytes, response: bytes) -> None:
+    found = record(request=request, response=bytearray(response))
+    assert (body(found, "request"), body(found, "response")) == (request, response)
+    assert (found["request_bytes"], found["response_bytes"]) == (len(request), len(response))
+
+
+@pytest.mark.parametrize(
+    ("data", "text", "encoding"),
+    [
+        ("line\nU+2028 \u2028 end".encode(), "line\nU+2028 \u2028 end", "utf-8"),
+        (b"", "", "utf-8"),
+        (b"a\0b", "YQBi", "base64"),
+        (b"\xff", "/w==", "base64"),
+        (b"\xed\xa0\x80", "7aCA", "base64"),  # half a surrogate pair
+    ],
+)
+def test_what_text_cannot_hold_is_base64(data: bytes, text: str, encoding: str) -> None:
+    found = record(request=data)
+    assert (found["request"], found["request_encoding"]) == (text, encoding)
+
+
+@given(path=st.text(), query=st.text(), task=st.none() | st.text(), error=st.none() | st.text())
+def test_a_line_is_one_line_whatever_the_client_called_things(
+    path: str, query: str, task: str | None, error: str | None
+) -> None:
+    found = record(path=path, query=query, task=task, error=error)
+    assert (found["path"], found["query"], found["task_header"], found["error"]) == (path, query, task, error)
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("change", [str, str.lower, str.upper])
+def test_no_credential_is_ever_kept(name: str, change: Any) -> None:
+    headers = [(change(name).encode(), b"s3cret"), (b"User-Agent", b"curl")]
+    found = record(request_headers=headers, response_headers=headers)
+    assert "s3cret" not in json.dumps(found)
+    assert json.loads(found["request_headers"]) == json.loads(found["response_headers"]) == [["User-Agent", "curl"]]
+
+
+@given(name=st.binary(max_size=20))
+def test_headers_nobody_listed_are_left_out(name: bytes) -> None:
+    headers = [(b"x-mine-" + name, b"v"), (b"Retry-After", b"v\xe9")]
+    assert json.loads(record(response_headers=headers)["response_headers"]) == [["Retry-After", "v\xe9"]]
+
+
+def test_times_are_utc_with_microseconds() -> None:
+    assert record(ts=1.25)["ts"] == "1970-01-01T00:00:01.250000+00:00"
+    assert record(ts=1.0)["ts"] == "1970-01-01T00:00:01.000000+00:00"

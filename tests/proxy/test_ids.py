@@ -1,0 +1,22 @@
+import re
+import time
+
+from proxy.ids import ulid
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def test_ten_thousand_are_well_formed_and_distinct() -> None:
+    made = {ulid() for _ in range(10_000)}
+    assert len(made) == 10_000
+    assert all(re.fullmatch(f"[0-7][{_ALPHABET}]{{25}}", one) for one in made)
+
+
+def test_the_first_ten_characters_are_the_milliseconds_so_that_they_sort_by_time() -> None:
+    before = time.time_ns() // 1_000_000
+    one = ulid()
+    after = time.time_ns() // 1_000_000
+    number = 0
+    for character in one[:10]:
+        number = number * 32 + _ALPHABET.index(character)
+    assert before <= number <= after

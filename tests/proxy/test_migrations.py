@@ -1,0 +1,75 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import Refused
+from proxy.log import Log, open_log
+from proxy.migrations import MIGRATIONS, migrate, version
+from proxy.settings import LogSettings
+
+MIGRATE = """
+import sys
+from pathlib import Path
+from proxy.log import open_log
+from proxy.migrations import migrate
+from proxy.settings import LogSettings
+log = open_log(LogSettings(), Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+print(migrate(log), flush=True)
+"""
+TABLES = {"candidates", "exchanges", "migrations", "segments", "spend", "transitions", "verdicts"}
+
+
+def tables(log: Log) -> set[str]:
+    return {name for (name,) in log.query("SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'")}
+
+
+def test_from_nothing_and_again_it_comes_to_the_newest(tmp_path: Path) -> None:
+    log = open_log(LogSettings(), tmp_path)
+    assert migrate(log) == version(log) == len(MIGRATIONS)
+    assert tables(log) == TABLES
+    log.query("INSERT INTO segments VALUES ('a', 1, now())")
+    before = log.snapshot()
+    assert migrate(log) == len(MIGRATIONS)
+    assert log.query("SELECT name FROM segments") == [("a",)]
+    assert log.query("SELECT number FROM migrations ORDER BY number") == [(n + 1,) for n in range(len(MIGRATIONS))]
+    assert log.snapshot() == before
+
+
+def test_two_at_once_apply_each_migration_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MIGRATE, str(tmp_path)]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate()[0] for process in both] == [f"{len(MIGRATIONS)}\n"] * 2
+    log = open_log(LogSettings(), tmp_path)
+    assert tables(log) == TABLES
+    assert log.query("SELECT number FROM migrations ORDER BY number") == [(n + 1,) for n in range(len(MIGRATIONS))]
+
+
+def test_a_newer_log_is_refused(tmp_path: Path) -> None:
+    log = open_log(LogSettings(), tmp_path)
+    newer = migrate(log) + 1
+    log.query("INSERT INTO migrations VALUES (?, now())", [newer])
+    with pytest.raises(Refused, match=rf"the log is at version {newer}, .*: update Stillroom"):
+        migrate(log)
+
+
+def test_exchanges_are_partitioned_by_day(tmp_path: Path) -> None:
+    log = open_log(LogSettings(), tmp_path)
+    migrate(log)
+    for day in (1, 2):
+        log.query(
+            "INSERT INTO exchanges BY NAME SELECT range::VARCHAR AS id, ?::TIMESTAMPTZ AS ts FROM range(2000)",
+            [f"2026-03-0{day} 12:00:00+00"],
+        )
+    folders = {path.parent.name for path in tmp_path.rglob("*.parquet")}
+    assert folders == {"day=1", "day=2"}

@@ -1,0 +1,201 @@
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from proxy.deciding import Answer, CandidateFailed
+from router.candidates import answer, teacher_only
+from router.policy import Route
+from router.prompt import line_hash
+from tests.router.conftest import Engine, chat, route_to
+from tests.servers import free_port, serving
+
+GOOD = {
+    "choices": [
+        {"message": {"content": "billing"}, "finish_reason": "stop", "logprobs": {"content": [{"logprob": -0.1}]}}
+    ],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+}
+
+
+def choice(**changes: Any) -> dict[str, Any]:
+    return {**GOOD, "choices": [{**GOOD["choices"][0], **changes}]}  # type: ignore[dict-item]
+
+
+MALFORMED: dict[str, Any] = {
+    "no JSON": b"<html>",
+    "nothing": b"",
+    "not UTF-8": b"\xff\xfe\xff",
+    "a list": b"[]",
+    "null": b"null",
+    "no choices": b'{"choices": []}',
+    "no message": choice(message=None),
+    "no probabilities": choice(logprobs=None),
+    "content that is no text": choice(message={"content": [{"type": "text", "text": "billing"}]}),
+    "a probability that is no number": choice(logprobs={"content": [{"logprob": "high"}]}),
+    "a probability beyond numbers": choice(logprobs={"content": [{"logprob": 1e308}, {"logprob": 1e308}]}),
+    "infinities that cancel": choice(logprobs={"content": [{"logprob": float("inf")}, {"logprob": float("-inf")}]}),
+    "usage that is none": {**GOOD, "usage": ["many"]},
+    "counts that are none": {**GOOD, "usage": {"completion_tokens": "many"}},
+}
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "gpt-4o", "messages": chat("where is my invoice?")} | fields
+
+
+async def asked(engine: Engine, fields: dict[str, Any] | None = None, **route: Any) -> Answer:
+    with serving(engine.app) as url:
+        return await asked_at(route_to(url, **route), body(**(fields or {})))
+
+
+async def asked_at(route: Route, request: dict[str, Any]) -> Answer:
+    async with aiohttp.ClientSession() as session:
+        return await answer(session, route, request)
+
+
+def chunks(sent: Answer) -> list[ChatCompletionChunk]:
+    *events, done, rest = sent.body.decode().split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    return [ChatCompletionChunk.model_validate_json(event.removeprefix("data: "), strict=True) for event in events]
+
+
+async def test_a_plain_answer_is_a_chat_completion(engine: Engine) -> None:
+    sent = await asked(engine)
+    read = ChatCompletion.model_validate_json(sent.body, strict=True)
+    assert (read.choices[0].message.content, read.choices[0].finish_reason) == ("billing", "stop")
+    assert read.usage is not None
+    assert (read.usage.prompt_tokens, read.usage.completion_tokens, read.usage.total_tokens) == (9, 2, 11)
+    assert read.model == "gpt-4o"
+    assert (sent.content_type, sent.stream) == (b"application/json", False)
+    assert sent.confidence == pytest.approx(0.9)
+
+
+async def test_a_streamed_answer_is_chunks_without_usage(engine: Engine) -> None:
+    sent = await asked(engine, {"stream": True})
+    read = chunks(sent)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in read) == "billing"
+    assert [chunk.choices[0].finish_reason for chunk in read] == [None, None, "stop"]
+    assert read[0].choices[0].delta.role == "assistant"
+    assert len({chunk.id for chunk in read}) == 1
+    assert b"usage" not in sent.body
+    assert sent.stream
+    assert sent.content_type.startswith(b"text/event-stream")
+
+
+async def test_usage_is_a_last_chunk_without_choices_for_who_asks(engine: Engine) -> None:
+    *others, last = chunks(await asked(engine, {"stream": True, "stream_options": {"include_usage": True}}))
+    assert (last.choices, last.usage and last.usage.total_tokens) == ([], 11)
+    assert all(chunk.usage is None and "usage" in chunk.model_fields_set for chunk in others)
+
+
+async def test_the_student_is_asked_greedily_without_the_fixed_instructions(engine: Engine) -> None:
+    await asked(engine, {"temperature": 1.5}, static=(line_hash("Say which queue."),))
+    assert engine.asked == [
+        {
+            "model": "student-1",
+            "messages": [{"role": "system", "content": ""}, {"role": "user", "content": "where is my invoice?"}],
+            "temperature": 0,
+            "max_tokens": 16,
+            "logprobs": True,
+        }
+    ]
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_completion_tokens"])
+async def test_an_answer_longer_than_the_client_allows_does_not_go_out(engine: Engine, limit: str) -> None:
+    with pytest.raises(CandidateFailed, match="longer than the client allows"):
+        await asked(engine, {limit: 1})
+    assert (await asked(engine, {limit: 2})).confidence == pytest.approx(0.9)
+
+
+async def test_an_unsure_answer_says_how_sure_it_was(engine: Engine) -> None:
+    with pytest.raises(CandidateFailed, match="^unsure$") as failed:
+        await asked(engine, threshold=0.91)
+    assert failed.value.confidence == pytest.approx(0.9)
+    assert (await asked(engine, threshold=None)).confidence == pytest.approx(0.9)
+
+
+async def test_an_answer_outside_the_format_does_not_go_out(engine: Engine) -> None:
+    engine.say = lambda text: ("somewhere else", 1.0)
+    with pytest.raises(CandidateFailed, match="format") as failed:
+        await asked(engine)
+    assert failed.value.confidence == 1.0
+
+
+async def test_a_probability_that_is_not_a_number_makes_no_answer_sure(engine: Engine) -> None:
+    engine.raw = json.dumps(choice(logprobs={"content": [{"logprob": float("nan")}]})).encode()
+    with pytest.raises(CandidateFailed, match="unsure") as failed:
+        await asked(engine)
+    assert failed.value.confidence == 0.0
+
+
+async def test_an_answer_that_was_cut_off_does_not_go_out(engine: Engine) -> None:
+    engine.finish = "length"
+    with pytest.raises(CandidateFailed, match="stopped with length"):
+        await asked(engine)
+
+
+async def test_an_engine_that_errs_is_a_failure(engine: Engine) -> None:
+    engine.status = 500
+    with pytest.raises(CandidateFailed, match="answered 500"):
+        await asked(engine)
+
+
+async def test_an_engine_that_is_slow_is_a_failure(engine: Engine) -> None:
+    engine.delay = 1.0
+    with pytest.raises(CandidateFailed, match="timed out"):
+        await asked(engine, timeout=0.05)
+
+
+async def test_an_engine_that_is_not_there_is_a_failure() -> None:
+    with pytest.raises(CandidateFailed, match="unreachable"):
+        await asked_at(route_to(f"http://127.0.0.1:{free_port()}"), body())
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+async def test_a_malformed_answer_is_a_failure(engine: Engine, kind: str) -> None:
+    raw = MALFORMED[kind]
+    engine.raw = raw if isinstance(raw, bytes) else json.dumps(raw).encode()
+    with pytest.raises(CandidateFailed, match="not a chat completion"):
+        await asked(engine)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [None, 5, ["x"], [{"content": "x"}], [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]],
+)
+async def test_what_a_text_student_cannot_read_never_reaches_it(messages: Any) -> None:
+    with pytest.raises(CandidateFailed, match="more than text"):
+        await asked_at(route_to(f"http://127.0.0.1:{free_port()}"), body(messages=messages))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"tools": [{"type": "function"}]}, "asks for tools"),
+        ({"n": 2}, "asks for several choices"),
+        ({"n": "two"}, "asks for several choices"),
+        ({"logprobs": True}, "asks for logprobs"),
+        ({"stop": ["\n"]}, "asks for stop"),
+        ({"tools": [], "n": 1, "logprobs": False, "stop": None}, None),
+        ({"temperature": 0.2, "seed": 7, "user": "u"}, None),
+    ],
+)
+def test_what_only_the_teacher_can_do(fields: dict[str, Any], reason: str | None) -> None:
+    assert teacher_only(body(**fields)) == reason
+
+
+@given(st.text(), st.booleans())
+def test_any_text_survives_both_wire_forms(text: str, with_usage: bool) -> None:
+    from router.candidates import Reply, _events, _plain
+
+    reply = Reply(text, 1.0, {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
+    head = {"id": "chatcmpl-1", "created": 1, "model": "m"}
+    events = chunks(Answer(b"", _events(head, reply, with_usage), True, 1.0))
+    assert "".join(choice.delta.content or "" for event in events for choice in event.choices) == text
+    assert ChatCompletion.model_validate_json(_plain(head, reply)).choices[0].message.content == text

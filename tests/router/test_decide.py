@@ -1,0 +1,156 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.deciding import Asked, CandidateFailed, Decision
+from proxy.tasks import task_of
+from router.decide import Router
+from router.policy import Policy, PolicyWatcher, save_policy
+from tests.router.conftest import PATH, TASK, Engine, chat, route_to
+from tests.servers import serving
+
+CLOSED = "http://127.0.0.1:9"
+SHAPES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = ("model", "messages", "tools", "functions", "response_format", "text", "input", "instructions", "n", "stream")
+MESSAGES = st.lists(
+    st.fixed_dictionaries({}, optional={key: SHAPES for key in ("role", "content")} | {"role": st.just("user")})
+)
+BODIES = st.fixed_dictionaries({}, optional={key: SHAPES for key in KEYS} | {"messages": MESSAGES | SHAPES})
+
+
+def router(folder: Path, url: str = CLOSED, task: str = TASK, **route: Any) -> Router:
+    save_policy(Policy({task: route_to(url, **route)}), folder / "policy.json")
+    return Router(PolicyWatcher(folder / "policy.json"))
+
+
+def request(text: str = "where is my invoice?", **fields: Any) -> bytes:
+    return json.dumps({"model": "gpt-4o", "messages": chat(text)} | fields).encode()
+
+
+def decided(router: Router, body: bytes, task: str | None = TASK, path: str = PATH) -> Decision:
+    return router.decide(Asked(path, body, task))
+
+
+def test_a_task_with_a_route_goes_to_its_candidate(tmp_path: Path) -> None:
+    decision = decided(router(tmp_path), request())
+    assert (decision.served_by, decision.reason) == ("student-1", "live")
+    assert decision.answer is not None
+
+
+def test_a_task_is_known_by_its_fingerprint_where_no_header_names_it(tmp_path: Path) -> None:
+    task = task_of(json.loads(request()), None)
+    assert decided(router(tmp_path, task=task), request("another input"), None).served_by == "student-1"
+
+
+def test_the_header_wins_over_the_fingerprint(tmp_path: Path) -> None:
+    assert decided(router(tmp_path), request(), "another-task") == Decision("teacher", "no candidate for this task")
+
+
+def test_without_a_route_nothing_is_even_read(tmp_path: Path) -> None:
+    empty = Router(PolicyWatcher(tmp_path / "policy.json"))
+    assert decided(empty, b"{nope") == Decision("teacher", "no candidate")
+
+
+def test_other_paths_are_the_teachers(tmp_path: Path) -> None:
+    assert decided(router(tmp_path), request(), path="/v1/embeddings") == Decision("teacher", "no candidate")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "asks for tools"),
+        ({"n": 2}, "asks for several choices"),
+        ({"logprobs": True}, "asks for logprobs"),
+    ],
+)
+def test_what_a_student_cannot_do_is_the_teachers(tmp_path: Path, fields: dict[str, Any], reason: str) -> None:
+    assert decided(router(tmp_path), request(**fields)) == Decision("teacher", reason)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"5", b'"x"', b"null", b"\xff", b"[" * 100_000])
+def test_malformed_bodies_are_the_teachers_to_refuse(tmp_path: Path, body: bytes) -> None:
+    decision = decided(router(tmp_path), body, None)
+    assert decision == Decision("teacher", "unreadable request")
+
+
+def test_a_bad_task_header_is_the_teachers(tmp_path: Path) -> None:
+    assert decided(router(tmp_path), request(), "../etc") == Decision("teacher", "unreadable request")
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Router:
+    return router(tmp_path_factory.mktemp("strict"), share=0.5)
+
+
+@given(body=BODIES | SHAPES, header=st.sampled_from([None, TASK, ".", "untitled"]))
+async def test_no_json_body_makes_a_decision_fail(strict: Router, body: Any, header: str | None) -> None:
+    decision = decided(strict, json.dumps(body).encode(), header)
+    assert decision.served_by in ("teacher", "student-1")
+    assert (decision.answer is None) == (decision.served_by == "teacher")
+
+
+@given(raw=st.binary(max_size=40))
+def test_no_bytes_make_a_decision_fail(strict: Router, raw: bytes) -> None:
+    assert decided(strict, raw).answer is None
+
+
+def test_a_canary_gets_about_its_share_of_conversations(tmp_path: Path) -> None:
+    canary = router(tmp_path, stage="canary", share=0.3)
+    decisions = [decided(canary, request(f"question {number}")) for number in range(1000)]
+    assert 250 < sum(decision.served_by == "student-1" for decision in decisions) < 350
+    assert {decision.reason for decision in decisions} == {"canary", "canary: outside the share"}
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_a_conversation_stays_with_its_model(strict: Router, opening: str, later: str) -> None:
+    first = decided(strict, request(opening))
+    turns = [*chat(opening), {"role": "assistant", "content": "x"}, {"role": "user", "content": later}]
+    assert decided(strict, request(messages=turns)).served_by == first.served_by
+
+
+def test_a_larger_share_keeps_the_conversations_of_a_smaller(tmp_path: Path) -> None:
+    served = []
+    for share in (0.2, 0.6):
+        (tmp_path / str(share)).mkdir()
+        one = router(tmp_path / str(share), share=share)
+        served.append({n for n in range(200) if decided(one, request(f"question {n}")).answer})
+    assert served[0] < served[1]
+
+
+async def test_the_answer_comes_from_the_candidate(tmp_path: Path, engine: Engine) -> None:
+    with serving(engine.app) as url:
+        one = router(tmp_path, url)
+        async with one.running():
+            decision = decided(one, request())
+            assert decision.answer is not None
+            sent = await decision.answer()
+    assert json.loads(sent.body)["choices"][0]["message"]["content"] == "billing"
+
+
+async def test_a_router_that_is_not_running_fails_over_to_the_teacher(tmp_path: Path) -> None:
+    one = router(tmp_path)
+    decision = decided(one, request())
+    assert decision.answer is not None
+    with pytest.raises(CandidateFailed, match="stopping"):
+        await decision.answer()
+
+
+@pytest.mark.parametrize("fields", [{"messages": 5}, {"messages": None}, {"stream": True, "stream_options": "x"}])
+async def test_odd_shapes_that_reach_the_candidate_fail_over(
+    tmp_path: Path, engine: Engine, fields: dict[str, Any]
+) -> None:
+    with serving(engine.app) as url:
+        one = router(tmp_path, url)
+        async with one.running():
+            decision = decided(one, request(**fields))
+            assert decision.answer is not None
+            with pytest.raises(CandidateFailed):
+                await decision.answer()

@@ -157,12 +157,12 @@ class _Loop:
 
     def _distill(self, task: str) -> None:
         try:
-            with progress(quiet=not self.console.is_terminal) as on_progress:
+            with progress(quiet=False) as on_progress:
                 self.distilled[task] = done = distill(self.log, self.settings, task, on_progress)
             self.console.print(
-                f"   {task}: {done.bundle.id}, {done.trained_rows} rows in {done.trained.seconds:.0f} s, holdout agreement "
-                f"{done.holdout.student:.3f} (untuned base {done.holdout.base:.3f}, most common answer "
-                f"{done.holdout.majority:.3f})"
+                f"   {task}: {done.bundle.id}, {done.trained_rows} rows in {done.trained.seconds:.0f} s, "
+                f"holdout agreement {done.holdout.student:.3f} (untuned base {done.holdout.base:.3f}, "
+                f"most common answer {done.holdout.majority:.3f})"
             )
         except StillroomError as error:
             self.distilled[task] = str(error)
@@ -271,22 +271,23 @@ class _Loop:
         show(f"  task              {found['task']}")
         if isinstance(done, Distilled):
             show(
-                f"    student         {found['candidate']}, trained on {done.trained_rows} rows in {done.trained.seconds:.0f} s"
+                f"    student         {found['candidate']}, trained on {done.trained_rows} rows "
+                f"in {done.trained.seconds:.0f} s"
             )
         show(f"    stage           {found['stage']} ({found['reason']})")
         show(f"    parity          {found['verdict']}")
-        low, high = found["evidence"]["coverage_low"], found["evidence"]["coverage_high"]
-        show(
-            f"    coverage        {found['evidence']['coverage']:.0%} ({low:.0%}..{high:.0%}) of {found['evidence']['shadowed']} shadowed"
-        )
+        seen = found["evidence"]
+        bounds = f"{seen['coverage_low']:.0%}..{seen['coverage_high']:.0%}"
+        show(f"    coverage        {seen['coverage']:.0%} ({bounds}) of {seen['shadowed']} shadowed exchanges")
 
 
 def _money(show: Callable[[str], None], ledger: Report) -> None:
     without = None if ledger.avoided_usd is None else ledger.teacher_usd + ledger.avoided_usd
     learning = ledger.serving_usd + ledger.training_usd + ledger.audit_usd
     show(f"  cost without      {money(without)} (every request to the teacher; estimate)")
-    show(f"  cost with         {money(ledger.teacher_usd + learning)} = teacher {money(ledger.teacher_usd)} + serving "
-         f"{money(ledger.serving_usd)} + training {money(ledger.training_usd)} + audit {money(ledger.audit_usd)}")  # fmt: skip
+    spent = f"teacher {money(ledger.teacher_usd)} + serving {money(ledger.serving_usd)}"
+    learned = f"training {money(ledger.training_usd)} + audit {money(ledger.audit_usd)}"
+    show(f"  cost with         {money(ledger.teacher_usd + learning)} = {spent} + {learned}")
     show(f"  net saving        {money(ledger.net_usd)} so far")
 
 

@@ -158,7 +158,7 @@ def _recorded(
     identity: str, ts: Any, request: str, answer: str, status: int, partial: bool, finish: str | None, calls: bool
 ) -> Recorded:
     messages = tuple(json.loads(request)["messages"])
-    # A later turn of the same conversation repeats its opening; a single-turn task has no conversation to keep together.
+    # A later turn of the same conversation repeats its opening; a single turn has nothing to keep together.
     opening = json.dumps(messages[: _first_user(messages) + 1]) if len(messages) > 2 else None
     return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening)
 
@@ -258,6 +258,8 @@ def _card(data: _Data, answers: Sequence[Generated], base: Path, limit: int) -> 
         for prompt, answer in zip(_student_prompts(data), answers, strict=True)
         if answer.finished
     ][:GOLDEN]
+    if not golden:
+        raise Refused("the student never ends its answers: train longer (distiller.epochs), or on more exchanges")
     return {
         "base": str(base),
         "static": sorted(data.static),

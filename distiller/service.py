@@ -24,6 +24,7 @@ from proxy.errors import BadInput
 from proxy.ingest import Ingest
 from proxy.log import Log, open_log
 from proxy.migrations import migrate
+from proxy.tokens import estimator
 from proxy.upstream import Teacher
 from router.controller import Controller, only_one
 from router.ledger import charge
@@ -43,7 +44,7 @@ async def run_controller(settings: Settings, config: Path | None, stop: asyncio.
         log = open_log(settings.log, settings.folder)
         migrate(log)
         prices = price_map(settings.money.prices)
-        ingest = Ingest(log, settings.spool_folder, settings.spool.keep_days, partial(cost, prices))
+        ingest = Ingest(log, settings.spool_folder, settings.spool.keep_days, partial(cost, prices), estimator())
         service = _Service(log, settings, config)
         controller = Controller(log, ingest, settings.router, settings.policy, service.served)
         async with AsyncExitStack() as stack:

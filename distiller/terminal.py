@@ -26,11 +26,15 @@ def money(usd: float | None) -> str:
 
 @contextlib.contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A callable that shows steps with bars, elapsed and remaining time; silent when `quiet`."""
+    """A callable that shows steps with bars and remaining time; lines by quarters where nobody watches."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda step, done, total: None if quiet else _by_quarters(console, step, done, total)
+        return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bars:
+    with Progress(*columns, console=console) as bars:
         known: dict[str, Any] = {}
 
         def show(step: str, done: int, total: int) -> None:
@@ -39,6 +43,11 @@ def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
             bars.update(known[step], completed=done, total=total)
 
         yield show
+
+
+def _by_quarters(console: Console, step: str, done: int, total: int) -> None:
+    if done * 4 // max(total, 1) != (done - 1) * 4 // max(total, 1):
+        console.print(f"   {step}: {done} of {total}")
 
 
 def tasks_table(tasks: Sequence[TaskLine]) -> None:
@@ -66,8 +75,9 @@ def report_table(report: Report) -> None:
     console.print(table)
     console.print(
         f"spent on the teacher {money(report.teacher_usd)} (+ {report.unpriced} unpriced exchanges)\n"
-        f"avoided {money(report.avoided_usd)} - serving {money(report.serving_usd)} ({report.serving_hours:.2f} h, idle "
-        f"included) - training {money(report.training_usd)} - audit {money(report.audit_usd)}\n"
+        f"avoided {money(report.avoided_usd)} - serving {money(report.serving_usd)} "
+        f"({report.serving_hours:.2f} h, idle included) - training {money(report.training_usd)} "
+        f"- audit {money(report.audit_usd)}\n"
         f"= net saving {money(report.net_usd)}"
     )
 
@@ -95,8 +105,9 @@ def distilled_summary(done: Any) -> None:
         f"trained on {done.trained_rows} rows in {done.trained.seconds:.0f} s "
         f"({done.trained.tokens / done.trained.seconds:.0f} tokens/s), loss {done.trained.first_loss:.3f} -> "
         f"{done.trained.last_loss:.3f}\n"
-        f"holdout of {done.holdout.rows} later exchanges, {done.evaluator} agreement: student {done.holdout.student:.3f}, "
-        f"untuned base {done.holdout.base:.3f} ({done.holdout.base_rows} rows), always the most common answer "
+        f"holdout of {done.holdout.rows} later exchanges, {done.evaluator} agreement: student "
+        f"{done.holdout.student:.3f}, untuned base {done.holdout.base:.3f} ({done.holdout.base_rows} rows), "
+        f"always the most common answer "
         f"{done.holdout.majority:.3f}\n"
         + (
             f"answers when its confidence is at least {sure.value:.4f}: {sure.coverage:.0%} of the holdout, "

@@ -5,7 +5,7 @@ derives to nothing: it must never raise for what a client or an upstream sent.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from proxy.errors import BadInput
 from proxy.tasks import task_of
 
 CHAT = "/v1/chat/completions"
+# From a request's body, an answer's text and its tool calls to prompt and completion tokens.
+Estimate = Callable[[Mapping[str, Any], str | None, Sequence[Any]], tuple[int, int]]
 _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, BadInput)
 
 
@@ -43,8 +45,19 @@ class _Reply:
     ended: bool
 
 
-def derive(path: str, task_header: str | None, request: str, status: int, stream: bool, response: str) -> Derived:
-    """Derive the columns of one exchange from its decoded bodies."""
+def derive(
+    path: str,
+    task_header: str | None,
+    request: str,
+    status: int,
+    stream: bool,
+    response: str,
+    estimate: Estimate | None = None,
+) -> Derived:
+    """Derive the columns of one exchange from its decoded bodies.
+
+    `estimate` counts tokens where the provider sent no usage; such counts are marked, and never replace given ones.
+    """
     if path.rstrip("/") != CHAT:
         return Derived(task=None)
     task, asked_model = _request(request, task_header)
@@ -52,9 +65,19 @@ def derive(path: str, task_header: str | None, request: str, status: int, stream
         return Derived(task=task, model=asked_model)
     try:
         reply = _from_stream(response) if stream else _from_object(json.loads(response))
-        return _columns(task, asked_model, reply)
+        return _columns(task, asked_model, reply, _usage(request, reply, estimate))
     except _SHAPE_ERRORS:
         return Derived(task=task, model=asked_model, ended=not stream)
+
+
+def _usage(request: str, reply: _Reply, estimate: Estimate | None) -> tuple[Mapping[str, Any] | None, str | None]:
+    """Token counts and where they come from."""
+    if reply.usage:
+        return reply.usage, "provider"
+    if estimate is None or (reply.answer is None and not reply.tool_calls):
+        return None, None
+    prompt, completion = estimate(json.loads(request), reply.answer, reply.tool_calls)
+    return {"prompt_tokens": prompt, "completion_tokens": completion}, "estimated"
 
 
 def _request(request: str, task_header: str | None) -> tuple[str | None, str | None]:
@@ -65,8 +88,10 @@ def _request(request: str, task_header: str | None) -> tuple[str | None, str | N
         return None, None
 
 
-def _columns(task: str | None, asked_model: str | None, reply: _Reply) -> Derived:
-    usage = reply.usage
+def _columns(
+    task: str | None, asked_model: str | None, reply: _Reply, counted: tuple[Mapping[str, Any] | None, str | None]
+) -> Derived:
+    usage, source = counted
     return Derived(
         task=task,
         model=asked_model or _text(reply.model),
@@ -76,8 +101,8 @@ def _columns(task: str | None, asked_model: str | None, reply: _Reply) -> Derive
         prompt_tokens=_count(usage, "prompt_tokens"),
         cached_tokens=_count((usage or {}).get("prompt_tokens_details"), "cached_tokens"),
         completion_tokens=_count(usage, "completion_tokens"),
-        usage=json.dumps(usage) if usage else None,
-        usage_source="provider" if usage else None,
+        usage=json.dumps(reply.usage) if reply.usage else None,
+        usage_source=source,
         ended=reply.ended,
     )
 

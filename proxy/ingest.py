@@ -8,7 +8,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from duckdb import sqltype
 from duckdb.func import FunctionNullHandling
 
 from proxy.bodies import decoded
-from proxy.derive import derive
+from proxy.derive import Estimate, derive
 from proxy.log import Log
 from proxy.spool import adopt, closed_segments
 
 _log = logging.getLogger("stillroom.ingest")
+
+TOGETHER = 64  # segments in one transaction: few commits when there is much to catch up with
 
 _RECORD = {
     "id": "VARCHAR", "ts": "TIMESTAMPTZ", "method": "VARCHAR", "path": "VARCHAR", "query": "VARCHAR",
@@ -44,15 +46,20 @@ _CHARGE = """
 INSERT INTO spend BY NAME
 SELECT id, ts, task, 'teacher' AS kind, model, id AS exchange, 1.0 AS quantity, 'exchange' AS unit,
        price(model, prompt_tokens, cached_tokens, completion_tokens) AS usd
-FROM exchanges WHERE segment = ? AND served_by = 'teacher' AND status = 200 AND path = '/v1/chat/completions'
+FROM exchanges WHERE list_contains($names, segment) AND served_by = 'teacher' AND status = 200 AND path = '/v1/chat/completions'
+"""
+_NAMES = """
+INSERT INTO segments
+SELECT name, (SELECT count(*) FROM exchanges WHERE segment = name), now() FROM (SELECT unnest($names) AS name)
 """
 _INSERT = """
 INSERT INTO exchanges BY NAME
-SELECT * EXCLUDE (task_header, partial, ended), partial OR NOT ended AS partial, $name AS segment
+SELECT * EXCLUDE (task_header, partial, ended, filename), partial OR NOT ended AS partial, parse_filename(filename) AS segment
 FROM (
   SELECT r.*, unnest(derive(path, task_header, request, request_encoding, request_headers,
                             status, stream, response, response_encoding, response_headers))
-  FROM read_json($file, format = 'newline_delimited', columns = $columns, maximum_object_size = 1073741824) AS r
+  FROM read_json($files, format = 'newline_delimited', columns = $columns, filename = true,
+                 maximum_object_size = 1073741824) AS r
 )
 """
 
@@ -60,14 +67,17 @@ FROM (
 class Ingest:
     """Moves closed segments of one spool folder into one log; use from one process only."""
 
-    def __init__(self, log: Log, spool: Path, keep_days: int, price: Price) -> None:
-        """Register the derivation and the price with the log's connection."""
+    def __init__(self, log: Log, spool: Path, keep_days: int, price: Price, estimate: Estimate | None = None) -> None:
+        """Register the derivation and the price with the log's connection.
+
+        `estimate` counts the tokens of whole answers whose provider sent no usage; they are marked as estimated.
+        """
         self._log, self._spool, self._keep_days = log, spool, keep_days
         self._done = spool / "ingested"
         function = log.connection.create_function
         text, count, flag = sqltype("VARCHAR"), sqltype("BIGINT"), sqltype("BOOLEAN")
         bodies: list[Any] = [text] * 5 + [count, flag] + [text] * 3
-        function("derive", _derive, bodies, sqltype(_DERIVED), null_handling=_NULLS)
+        function("derive", _deriving(estimate), bodies, sqltype(_DERIVED), null_handling=_NULLS)
         counts: list[Any] = [text, count, count, count]
         function("price", price, counts, sqltype("DOUBLE"), null_handling=_NULLS)
 
@@ -76,18 +86,23 @@ class Ingest:
         self._done.mkdir(parents=True, exist_ok=True)
         for orphan in adopt(self._spool):
             _log.warning("segment %s had lost its writer; it was repaired and closed", orphan.name)
-        fresh = sum(self._segment(segment) for segment in closed_segments(self._spool))
+        ready = closed_segments(self._spool)
+        fresh = 0
+        for start in range(0, len(ready), TOGETHER):
+            fresh += self._segments(ready[start : start + TOGETHER])
         self._forget_old()
         return fresh
 
-    def _segment(self, segment: Path) -> int:
+    def _segments(self, segments: Sequence[Path]) -> int:
         try:
-            fresh = self._log.transaction(lambda connection: _insert(connection, segment))
+            fresh = self._log.transaction(lambda connection: _insert(connection, segments))
         except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
-            _log.error("segment %s holds rows the log cannot read: %s", segment.name, str(error).splitlines()[0])
-            _quarantine(segment)
-            fresh = self._log.transaction(lambda connection: _insert(connection, segment))
-        segment.rename(self._done / segment.name)
+            _log.error("of %d segments one cannot be read: %s", len(segments), str(error).splitlines()[0])
+            for segment in segments:
+                _quarantine(segment)
+            fresh = self._log.transaction(lambda connection: _insert(connection, segments))
+        for segment in segments:
+            segment.rename(self._done / segment.name)
         return fresh
 
     def _forget_old(self) -> None:
@@ -97,32 +112,40 @@ class Ingest:
                 segment.unlink()
 
 
-def _insert(connection: duckdb.DuckDBPyConnection, segment: Path) -> int:
-    seen = connection.execute("SELECT 1 FROM segments WHERE name = ?", [segment.name]).fetchone()
-    if seen:
+def _insert(connection: duckdb.DuckDBPyConnection, segments: Sequence[Path]) -> int:
+    """Rows, charges and names of the segments the log does not know yet; returns the number of rows."""
+    names = [segment.name for segment in segments]
+    known = connection.execute("SELECT name FROM segments WHERE list_contains(?, name)", [names]).fetchall()
+    new = [segment for segment in segments if (segment.name,) not in known]
+    if not new:
         return 0
-    sql = _INSERT.replace("$columns", "{" + ", ".join(f"{key}: '{kind}'" for key, kind in _RECORD.items()) + "}")
-    (rows,) = connection.execute(sql, {"name": segment.name, "file": str(segment)}).fetchone() or (0,)
-    connection.execute(_CHARGE, [segment.name])
-    connection.execute("INSERT INTO segments VALUES (?, ?, now())", [segment.name, rows])
+    columns = "{" + ", ".join(f"{key}: '{kind}'" for key, kind in _RECORD.items()) + "}"
+    files = {"files": [str(segment) for segment in new]}
+    (rows,) = connection.execute(_INSERT.replace("$columns", columns), files).fetchone() or (0,)
+    fresh = {"names": [segment.name for segment in new]}
+    connection.execute(_CHARGE, fresh)
+    connection.execute(_NAMES, fresh)
     return int(rows)
 
 
-def _derive(
-    path: str,
-    task_header: str | None,
-    request: str,
-    request_encoding: str,
-    request_headers: str,
-    status: int,
-    stream: bool,
-    response: str,
-    response_encoding: str,
-    response_headers: str,
-) -> dict[str, Any]:
-    asked = decoded(request, request_encoding, request_headers)
-    answered = decoded(response, response_encoding, response_headers)
-    return dataclasses.asdict(derive(path, task_header, asked, status, stream, answered))
+def _deriving(estimate: Estimate | None) -> Callable[..., dict[str, Any]]:
+    def run(
+        path: str,
+        task_header: str | None,
+        request: str,
+        request_encoding: str,
+        request_headers: str,
+        status: int,
+        stream: bool,
+        response: str,
+        response_encoding: str,
+        response_headers: str,
+    ) -> dict[str, Any]:
+        asked = decoded(request, request_encoding, request_headers)
+        answered = decoded(response, response_encoding, response_headers)
+        return dataclasses.asdict(derive(path, task_header, asked, status, stream, answered, estimate))
+
+    return run
 
 
 def _quarantine(segment: Path) -> None:
@@ -137,6 +160,8 @@ def _quarantine(segment: Path) -> None:
             good.append(line)
         except ValueError as error:
             bad.append(json.dumps({"reason": str(error), "line": line}))
+    if not bad:
+        return
     segment.with_suffix(".poison").write_text("\n".join(bad) + "\n", encoding="utf-8")
     replacement = segment.with_suffix(".repair")
     replacement.write_text("".join(line + "\n" for line in good), encoding="utf-8")

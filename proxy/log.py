@@ -22,7 +22,10 @@ Row = tuple[Any, ...]
 
 _ATTEMPTS = 40
 # What DuckLake says when another writer held the catalog or committed first.
-_LOST_RACE = ("database is locked", "conflict", "could not serialize", "unique constraint", "database table is locked")
+_LOST_RACE = (
+    "database is locked", "conflict", "could not serialize", "unique constraint", "database table is locked",
+    "does not have any columns",  # It read the catalog while another writer was half-way through making a table.
+)  # fmt: skip
 
 
 class Log:
@@ -39,6 +42,8 @@ class Log:
     def table(self, sql: str) -> tuple[list[str], list[Row]]:
         """Column names and rows, for a statement a person wrote; BadInput when it is not valid SQL."""
         try:
+            if not duckdb.extract_statements(sql):
+                raise BadInput("the query is empty: write one SQL statement")
             cursor = self.connection.execute(sql)
             return [column[0] for column in cursor.description or []], cursor.fetchall()
         except duckdb.Error as error:
@@ -108,7 +113,7 @@ def _retrying(work: Callable[[], T]) -> T:
     for attempt in range(_ATTEMPTS):
         try:
             return work()
-        except (duckdb.TransactionException, duckdb.IOException) as error:
+        except duckdb.Error as error:  # Its class differs by where in DuckLake the race was lost.
             if attempt == _ATTEMPTS - 1 or not any(sign in str(error).lower() for sign in _LOST_RACE):
                 raise
             time.sleep(random.uniform(0.01, 0.1))  # So that two losers do not meet again.

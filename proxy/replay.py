@@ -14,15 +14,12 @@ OpenAI-style error, `Retry-After: 7` with 429.
 """
 
 import asyncio
-import importlib.util
 import json
-import os
 import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -30,12 +27,12 @@ import tiktoken
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from proxy.errors import BadInput, Unavailable, envelope
+from proxy.errors import BadInput, envelope
+from proxy.tokens import answer_tokens, load_encoding, prompt_tokens
 from proxy.traffic_file import Row, message_text
 
 FINGERPRINT = "fp_replay"
 MAX_CHOICES = 128  # OpenAI's own limit for n
-O200K_FILE = "fb374d419588a4632f3f557e76b4b70aebbca790"  # tiktoken's cache name: sha1 of the encoding's public address
 INVALID = "invalid_request_error"
 FAULTS: dict[str, tuple[str, str, str | None]] = {
     "401": ("Incorrect API key provided.", INVALID, "invalid_api_key"),
@@ -77,19 +74,6 @@ def prompt_key(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any
         for turn in messages
     ]
     return sha256(json.dumps([turns, tools or None], sort_keys=True).encode()).hexdigest()
-
-
-def load_encoding() -> tiktoken.Encoding:
-    """o200k_base from the installed files, never from the network; `Unavailable` where it is not there."""
-    spec = importlib.util.find_spec("litellm")  # finds the folder without running litellm
-    homes = spec.submodule_search_locations if spec else None
-    shipped = [str(Path(home, "litellm_core_utils", "tokenizers")) for home in homes or ()]
-    chosen = os.environ.get("TIKTOKEN_CACHE_DIR")
-    folder = next((place for place in ([chosen] if chosen else shipped) if Path(place, O200K_FILE).is_file()), None)
-    if folder is None:
-        raise Unavailable("the o200k_base encoding is missing; install litellm and leave TIKTOKEN_CACHE_DIR unset")
-    os.environ["TIKTOKEN_CACHE_DIR"] = folder  # tiktoken takes its folder no other way
-    return tiktoken.get_encoding("o200k_base")
 
 
 @dataclass(slots=True)
@@ -154,11 +138,8 @@ class _Replay:
 
     def _usage(self, row: Row, copies: int) -> dict[str, Any]:
         """The prompt is billed once and the answer once a choice, as OpenAI does."""
-        texts = [part for turn in row.messages for part in (turn["role"], message_text(turn), *_calls_text(turn))]
-        if row.tools:
-            texts.append(json.dumps(row.tools, ensure_ascii=False, separators=(",", ":")))
-        prompt = self._tokens(texts) + 3 * len(row.messages) + 3
-        answer = copies * self._tokens([row.answer, *_calls_text({"tool_calls": row.tool_calls})])
+        prompt = prompt_tokens(self.encoding, row.messages, row.tools or ())
+        answer = copies * answer_tokens(self.encoding, row.answer, row.tool_calls)
         return {
             "prompt_tokens": prompt,
             "completion_tokens": answer,
@@ -171,9 +152,6 @@ class _Replay:
                 "rejected_prediction_tokens": 0,
             },
         }
-
-    def _tokens(self, texts: Sequence[str | None]) -> int:
-        return sum(len(self.encoding.encode_ordinary(text)) for text in texts if text)
 
     async def _events(self, chunks: Iterator[dict[str, Any]]) -> AsyncIterator[bytes]:
         for number, chunk in enumerate(chunks):
@@ -208,11 +186,6 @@ def _asked(body: bytes) -> dict[str, Any]:
 
 def _error(status: int, message: str, kind: str, code: str | None, headers: dict[str, str] | None = None) -> Response:
     return Response(envelope(message, kind, code), status, headers, "application/json")
-
-
-def _calls_text(turn: dict[str, Any]) -> list[str]:
-    functions = [call["function"] for call in turn.get("tool_calls") or ()]
-    return [text for function in functions for text in (function["name"], function.get("arguments") or "")]
 
 
 def _finish(row: Row) -> str:

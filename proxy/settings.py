@@ -98,6 +98,8 @@ def _convert(hint: Any, value: Any, place: str) -> Any:
         return tuple(_convert(arguments[0], item, f"{place}[{i}]") for i, item in enumerate(value))
     if origin in (dict, types.MappingProxyType, Mapping) and isinstance(value, dict):
         return {key: _convert(arguments[1], item, f"{place}.{key}") for key, item in value.items()}
+    if origin is types.UnionType:  # `X | None`: TOML has no null, so a value that is there is an X.
+        return _convert(arguments[0], value, place)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is hint:

@@ -31,9 +31,9 @@ class TranslatingTeacher:
         if asked is None or not str(asked.get("model")).startswith(self._prefixes):
             return await self._inner.forward(method, target, headers, body)
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # Else the import reaches for the network.
-        litellm = await asyncio.to_thread(importlib.import_module, "litellm")
+        litellm: Any = await asyncio.to_thread(importlib.import_module, "litellm")
         litellm.suppress_debug_info = True
-        errors = importlib.import_module("openai")  # litellm's own exceptions derive from this client's
+        errors: Any = importlib.import_module("openai")  # litellm's own exceptions derive from this client's
         try:
             answer = await litellm.acompletion(**asked, api_key=self._key or _bearer(headers), num_retries=0)
         except (errors.OpenAIError, ValueError, TypeError) as error:

@@ -68,7 +68,7 @@ class Teacher:
         for name, value in headers:
             lower = name.lower()
             if lower not in dropped and not lower.startswith(_OURS):
-                kept.add(name.decode("latin-1"), value.decode("latin-1"))
+                kept.add(name.decode("latin-1"), _text(value))
         if self._key:
             kept["Authorization"] = f"Bearer {self._key}"
         return kept
@@ -85,6 +85,14 @@ def teacher_key(settings: TeacherSettings) -> str:
             f"teacher.key_env names {settings.key_env}, which is not set: export it, or clear the setting "
             "so that clients' own keys are passed through"
         ) from None
+
+
+def _text(value: bytes) -> str:
+    """aiohttp writes header values as UTF-8; so read, they go out as the same bytes. Other bytes are Latin-1."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def named_by_connection(headers: Headers) -> frozenset[bytes]:

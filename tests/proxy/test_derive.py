@@ -9,10 +9,11 @@ from proxy.derive import CHAT, Derived, derive
 
 REQUEST = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]})
 USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
-KEYS = st.sampled_from(
+WORDS = (
     "model messages choices message delta content tool_calls finish_reason usage index function id name arguments "
-    "prompt_tokens completion_tokens prompt_tokens_details cached_tokens role tools".split()
+    "prompt_tokens completion_tokens prompt_tokens_details cached_tokens role tools"
 )
+KEYS = st.sampled_from(WORDS.split())
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),

@@ -9,7 +9,7 @@ from proxy.errors import BadInput, Refused, StillroomError, Unavailable, envelop
 
 @pytest.mark.parametrize("kind", [BadInput, Refused, Unavailable])
 def test_every_shown_error_is_caught_in_one_place(kind: type[StillroomError]) -> None:
-    with pytest.raises(StillroomError, match="^do this$"):
+    with pytest.raises(StillroomError, match=r"^do this$"):
         raise kind("do this")
 
 

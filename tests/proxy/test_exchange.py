@@ -12,7 +12,8 @@ SECRETS = ("Authorization", "Cookie", "api-key", "X-Api-Key", "Set-Cookie", "pro
 
 
 def record(**fields: Any) -> dict[str, Any]:
-    line = Exchange(**{"id": "1", "ts": 1.5, "method": "POST", "path": "/v1/x"} | fields).line()
+    given: dict[str, Any] = {"id": "1", "ts": 1.5, "method": "POST", "path": "/v1/x"} | fields
+    line = Exchange(**given).line()
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     found = json.loads(line)

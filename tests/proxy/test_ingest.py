@@ -94,7 +94,7 @@ def test_what_cannot_be_read_is_kept_raw(log: Log, tmp_path: Path) -> None:
         spool, exchange(request=b"{nope", response=b'{"choices": 5}'), exchange(request=b"\xff\x00", response=b"\xfe")
     )
     assert Ingest(log, spool, 7, ten_dollars).run() == 2
-    rows = log.query("SELECT request, request_encoding, answer FROM exchanges ORDER BY id")
+    rows = log.query("SELECT request, request_encoding, answer FROM exchanges ORDER BY request_bytes DESC")
     assert rows == [("{nope", "utf-8", None), ("/wA=", "base64", None)]
     assert log.query("SELECT count(*) FROM spend WHERE usd IS NULL") == [(2,)]
 

@@ -115,13 +115,15 @@ def test_who_only_reads_cannot_write(log: Log, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sql", ["selekt", "SELECT\n*\nFROM\nnothing", "SELECT 1/", "SELECT missing FROM numbers"])
 def test_bad_sql_is_one_line(log: Log, sql: str) -> None:
-    with pytest.raises(BadInput, match="^the query failed: ") as raised:
+    with pytest.raises(BadInput, match=r"^the query failed: ") as raised:
         log.table(sql)
     assert "\n" not in str(raised.value)
 
 
-def test_no_statement_is_no_rows(log: Log) -> None:
-    assert log.table("") == ([], [])
+@pytest.mark.parametrize("sql", ["", " ;", "-- only a comment"])
+def test_no_statement_is_asked_for(log: Log, sql: str) -> None:
+    with pytest.raises(BadInput, match="the query is empty: write one SQL statement"):
+        log.table(sql)
 
 
 def test_a_missing_log_says_what_to_do_and_is_not_made(tmp_path: Path) -> None:

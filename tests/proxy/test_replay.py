@@ -1,6 +1,5 @@
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -8,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.errors import BadInput, Unavailable
-from proxy.replay import _pieces, create_replay, load_encoding, prompt_key
+from proxy.errors import BadInput
+from proxy.replay import _pieces, create_replay, prompt_key
+from proxy.tokens import load_encoding
 from proxy.traffic_file import Row
 from tests.servers import serving
 
@@ -78,16 +78,6 @@ def test_usage_counts_the_tokens_of_gpt_4o(client: openai.OpenAI) -> None:
     assert usage.prompt_tokens_details.cached_tokens == 0
     assert usage.completion_tokens_details is not None
     assert usage.completion_tokens_details.reasoning_tokens == 0
-
-
-def test_the_encoding_is_o200k_base() -> None:
-    assert load_encoding().encode_ordinary("hello worlds") == [24912, 38946]
-
-
-def test_a_missing_encoding_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    with pytest.raises(Unavailable, match="o200k_base"):
-        load_encoding()
 
 
 def test_stream_without_usage(client: openai.OpenAI) -> None:

@@ -21,6 +21,7 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     many: dict[str, Inner] = field(default_factory=dict)
     words: tuple[str, ...] = ()
+    limit: float | None = None
 
 
 def test_an_empty_table_is_the_defaults() -> None:
@@ -30,6 +31,10 @@ def test_an_empty_table_is_the_defaults() -> None:
 def test_nested_tables_lists_and_maps_become_their_types() -> None:
     table = {"inner": {"size": 3}, "many": {"a": {"rate": 2}}, "words": ["x", "y"]}
     assert parse(Outer, table) == Outer("", Inner(3), {"a": Inner(rate=2.0)}, ("x", "y"))
+
+
+def test_what_may_be_left_out_may_be_given() -> None:
+    assert (parse(Outer, {}).limit, parse(Outer, {"limit": 2}).limit) == (None, 2.0)
 
 
 def test_a_whole_number_is_taken_for_a_float() -> None:
@@ -53,6 +58,7 @@ def test_a_whole_number_is_taken_for_a_float() -> None:
         (TeacherSettings, {"translate": "a/"}, "setting 'translate' must be of type list, not str ('a/')"),
         (TeacherSettings, {"translate": ["a/", 1]}, "setting 'translate[1]' must be of type str, not int (1)"),
         (Outer, {"inner": 5}, "setting 'inner' must be a table: write [inner]"),
+        (Outer, {"limit": "x"}, "setting 'limit' must be of type float, not str ('x')"),
         (Outer, {"inner": {"sise": 5}}, "unknown setting 'inner.sise': did you mean 'size'?"),
         (Outer, {"many": {"a": {"rate": "x"}}}, "setting 'many.a.rate' must be of type float, not str ('x')"),
     ],

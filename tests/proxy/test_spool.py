@@ -1,5 +1,4 @@
 import errno
-import os
 import resource
 import signal
 import subprocess
@@ -97,4 +96,4 @@ def test_a_full_disk_refuses_the_line_and_keeps_the_others(tmp_path: Path) -> No
 def test_segments_are_private(tmp_path: Path) -> None:
     SpoolWriter(tmp_path, 1, 3600).append(b"{}\n")
     (segment,) = closed_segments(tmp_path)
-    assert os.stat(segment).st_mode & 0o077 == 0
+    assert segment.stat().st_mode & 0o077 == 0

@@ -80,11 +80,13 @@ def test_a_translated_answer(proxy: str) -> None:
 
 
 def test_a_translated_stream(proxy: str) -> None:
-    with openai.OpenAI(base_url=proxy, api_key="sk-ant", max_retries=0) as client:
-        with client.chat.completions.create(
+    with (
+        openai.OpenAI(base_url=proxy, api_key="sk-ant", max_retries=0) as client,
+        client.chat.completions.create(
             model="anthropic/claude-3-5-haiku-20241022", messages=MESSAGES, stream=True
-        ) as chunks:
-            text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        ) as chunks,
+    ):
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == "good day"
 
 

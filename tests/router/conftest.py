@@ -59,15 +59,15 @@ def insert(log: Log, texts: Sequence[str], answer: str = "billing", **columns: A
     return [str(row["id"]) for row in rows]
 
 
-def judged(log: Log, candidate: Candidate, verdicts: Sequence[float], **columns: Any) -> None:
-    """Verdicts as shadow would have recorded them."""
+def judged(log: Log, candidate: Candidate, verdicts: Sequence[float], first: int = 0, **columns: Any) -> None:
+    """Verdicts as shadow would have recorded them, on exchanges numbered from `first`."""
     rows = [
         {
             "id": ulid(), "ts": datetime.now(UTC), "task": candidate.task, "candidate": candidate.id,
             "exchange": f"{number:06}", "kind": "shadow", "verdict": verdict, "confidence": 0.9, "covered": True,
         }
         | columns
-        for number, verdict in enumerate(verdicts)
+        for number, verdict in enumerate(verdicts, first)
     ]  # fmt: skip
     add_rows(log, "verdicts", rows)
 

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from proxy.deciding import Answer, CandidateFailed
-from router.candidates import answer, teacher_only
+from router.candidates import Reply, _events, _plain, answer, teacher_only
 from router.policy import Route
 from router.prompt import line_hash
 from tests.router.conftest import Engine, chat, route_to
 from tests.servers import free_port, serving
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "choices": [
         {"message": {"content": "billing"}, "finish_reason": "stop", "logprobs": {"content": [{"logprob": -0.1}]}}
     ],
@@ -23,7 +23,7 @@ GOOD = {
 
 
 def choice(**changes: Any) -> dict[str, Any]:
-    return {**GOOD, "choices": [{**GOOD["choices"][0], **changes}]}  # type: ignore[dict-item]
+    return {**GOOD, "choices": [{**GOOD["choices"][0], **changes}]}
 
 
 MALFORMED: dict[str, Any] = {
@@ -114,7 +114,7 @@ async def test_an_answer_longer_than_the_client_allows_does_not_go_out(engine: E
 
 
 async def test_an_unsure_answer_says_how_sure_it_was(engine: Engine) -> None:
-    with pytest.raises(CandidateFailed, match="^unsure$") as failed:
+    with pytest.raises(CandidateFailed, match=r"^unsure$") as failed:
         await asked(engine, threshold=0.91)
     assert failed.value.confidence == pytest.approx(0.9)
     assert (await asked(engine, threshold=None)).confidence == pytest.approx(0.9)
@@ -192,8 +192,6 @@ def test_what_only_the_teacher_can_do(fields: dict[str, Any], reason: str | None
 
 @given(st.text(), st.booleans())
 def test_any_text_survives_both_wire_forms(text: str, with_usage: bool) -> None:
-    from router.candidates import Reply, _events, _plain
-
     reply = Reply(text, 1.0, {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
     head = {"id": "chatcmpl-1", "created": 1, "model": "m"}
     events = chunks(Answer(b"", _events(head, reply, with_usage), True, 1.0))

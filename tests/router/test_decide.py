@@ -21,9 +21,9 @@ SHAPES = st.recursive(
 )
 KEYS = ("model", "messages", "tools", "functions", "response_format", "text", "input", "instructions", "n", "stream")
 MESSAGES = st.lists(
-    st.fixed_dictionaries({}, optional={key: SHAPES for key in ("role", "content")} | {"role": st.just("user")})
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("role", "content"), SHAPES) | {"role": st.just("user")})
 )
-BODIES = st.fixed_dictionaries({}, optional={key: SHAPES for key in KEYS} | {"messages": MESSAGES | SHAPES})
+BODIES = st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, SHAPES) | {"messages": MESSAGES | SHAPES})
 
 
 def router(folder: Path, url: str = CLOSED, task: str = TASK, **route: Any) -> Router:

@@ -9,7 +9,13 @@ from tests.router.conftest import TASK, known, now
 def test_a_candidate_starts_in_shadow_with_all_it_was_given(log: Log) -> None:
     found = known(log, threshold=0.7, snapshot=12)
     assert (found.stage, found.reason, found.ordinal) == (SHADOW, "registered", 1)
-    assert (found.task, found.evaluator, found.threshold, found.margin, found.snapshot) == (TASK, "label", 0.7, 0.05, 12)
+    assert (found.task, found.evaluator, found.threshold, found.margin, found.snapshot) == (
+        TASK,
+        "label",
+        0.7,
+        0.05,
+        12,
+    )
     assert found.card["labels"] == ["billing", "shipping"]
     assert found.created_at.tzinfo is not None
 

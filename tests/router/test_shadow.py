@@ -1,0 +1,174 @@
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from fastapi import FastAPI
+
+from proxy.log import Log
+from proxy.replay import create_replay
+from proxy.settings import TeacherSettings
+from proxy.traffic_file import Row
+from proxy.upstream import Teacher
+from router.registry import Candidate
+from router.shadow import audit, shadow
+from tests.router.conftest import Engine, chat, insert, known, route_to
+from tests.servers import free_port, serving
+
+RECORDED = [
+    Row(tuple(chat("mine?")), "billing", None, "gpt-4o", None),
+    Row(tuple(chat("where?")), "shipping", None, "gpt-4o", None),
+]
+
+
+async def compared(log: Log, engine: Engine, candidate: Candidate, limit: int = 100, **route: Any) -> int:
+    with serving(engine.app) as url:
+        async with aiohttp.ClientSession() as session:
+            return await shadow(log, session, candidate, route_to(url, **route), limit, 2)
+
+
+def verdicts(log: Log) -> dict[str, tuple[Any, ...]]:
+    rows = log.query("SELECT exchange, verdict, covered, confidence, answer, error, kind FROM verdicts")
+    return {row[0]: row[1:] for row in rows}
+
+
+async def test_right_wrong_and_unsure_answers_are_told_apart(log: Log, engine: Engine) -> None:
+    engine.say = lambda text: {"hard": ("billing", 0.25), "odd": ("nonsense", 1.0)}.get(text, ("billing", 1.0))
+    (right,), (wrong,) = insert(log, ["easy"]), insert(log, ["tricky"], answer="shipping")
+    hard, odd = insert(log, ["hard", "odd"])
+    assert await compared(log, engine, known(log)) == 4
+    found = verdicts(log)
+    assert found[right] == (1.0, True, 1.0, "billing", None, "shadow")
+    assert found[wrong] == (0.0, True, 1.0, "billing", None, "shadow")
+    assert found[hard] == (1.0, False, pytest.approx(0.25), "billing", None, "shadow")
+    assert found[odd] == (0.0, False, 1.0, "nonsense", None, "shadow")
+
+
+async def test_an_exchange_is_compared_once_and_oldest_first(log: Log, engine: Engine) -> None:
+    candidate = known(log)
+    ids = sorted(insert(log, ["a", "b", "c"]))
+    assert [await compared(log, engine, candidate, limit=2) for _ in range(3)] == [2, 1, 0]
+    assert len(engine.asked) == 3
+    assert set(verdicts(log)) == set(ids)
+
+
+async def test_only_whole_plain_answers_after_the_students_data_are_compared(log: Log, engine: Engine) -> None:
+    for columns in (
+        {"ts": "2019-12-31T00:00:00+00:00"}, {"task": "another"}, {"served_by": "student-0"}, {"status": 500},
+        {"partial": True}, {"finish_reason": "length"}, {"tool_calls": "[]"}, {"request_encoding": "base64"},
+    ):  # fmt: skip
+        insert(log, ["x"], **columns)
+    insert(log, ["x"], answer=None)  # type: ignore[arg-type]
+    assert await compared(log, engine, known(log)) == 0
+
+
+async def test_a_failing_candidate_is_an_uncovered_verdict_with_the_error(log: Log, engine: Engine) -> None:
+    (exchange,) = insert(log, ["a"])
+    engine.raw = b"<html>"
+    await compared(log, engine, known(log))
+    assert verdicts(log)[exchange] == (0.0, False, None, None, "candidate's answer is not a chat completion", "shadow")
+
+
+async def test_what_is_not_for_a_student_is_uncovered_and_never_sent(log: Log, engine: Engine) -> None:
+    candidate = known(log)
+    for request in ({"messages": chat("a"), "n": 3}, {"messages": 5}, {"messages": ["x"]}, {}):
+        insert(log, ["a"], request=json.dumps(request))
+    assert await compared(log, engine, candidate) == 4
+    errors = {row[4] for row in verdicts(log).values()}
+    assert errors == {"asks for several choices", "the request holds more than text"}
+    assert not any(row[1] for row in verdicts(log).values())
+    assert engine.asked == []
+
+
+async def test_a_shadow_waits_longer_than_a_client_would(log: Log, engine: Engine) -> None:
+    (exchange,) = insert(log, ["a"])
+    engine.delay = 0.3
+    await compared(log, engine, known(log), timeout=0.01)
+    assert verdicts(log)[exchange][1] is True
+
+
+@pytest.fixture(scope="module")
+def replay() -> Iterator[str]:
+    with serving(create_replay(RECORDED)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def teacher_at(url: str) -> AsyncIterator[Teacher]:
+    teacher = Teacher(TeacherSettings(url=url))
+    yield teacher
+    await teacher.close()
+
+
+async def audited(log: Log, url: str, candidate: Candidate, share: float = 1.0) -> int:
+    async with teacher_at(url) as teacher:
+        return await audit(log, teacher, candidate, share, 100)
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_an_audit_asks_the_teacher_what_the_candidate_answered(log: Log, replay: str) -> None:
+    candidate = known(log)
+    request = json.dumps({"model": "gpt-4o", "messages": chat("mine?"), "stream": True, "stream_options": {}})
+    (right,) = insert(log, ["mine?"], served_by=candidate.id, request=request)
+    (wrong,) = insert(log, ["where?"], served_by=candidate.id)
+    insert(log, ["mine?"], served_by="student-0")
+    assert await audited(log, replay, candidate) == 2
+    found = verdicts(log)
+    assert found == {
+        right: (1.0, True, None, "billing", None, "audit"),
+        wrong: (0.0, True, None, "shipping", None, "audit"),
+    }
+    assert await audited(log, replay, candidate) == 0
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_an_audit_is_paid_for(log: Log, replay: str) -> None:
+    candidate = known(log)
+    (exchange,) = insert(log, ["mine?"], served_by=candidate.id)
+    (unpriced,) = insert(
+        log, ["x"], served_by=candidate.id, request=json.dumps({"model": "own", "messages": chat("mine?")})
+    )
+    await audited(log, replay, candidate)
+    rows = log.query("SELECT kind, task, model, exchange, usd FROM spend ORDER BY usd")
+    assert rows == [
+        ("audit", "triage", "gpt-4o", exchange, 10.0),
+        ("audit", "triage", "own", unpriced, None),
+    ]
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_only_a_share_is_audited_and_always_the_same(log: Log, replay: str) -> None:
+    candidate = known(log)
+    insert(log, ["mine?"] * 60, served_by=candidate.id)
+    assert await audited(log, replay, candidate, 0.0) == 0
+    some = await audited(log, replay, candidate, 0.4)
+    assert 10 <= some <= 40
+    assert await audited(log, replay, candidate, 0.4) == 0
+    assert await audited(log, replay, candidate, 1.0) == 60 - some
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_without_an_answer_of_the_teacher_there_is_no_verdict(log: Log, replay: str) -> None:
+    candidate = known(log)
+    insert(log, ["never recorded"], served_by=candidate.id)
+    assert await audited(log, replay, candidate) == 0
+    assert await audited(log, f"http://127.0.0.1:{free_port()}", candidate) == 0
+    assert log.query("SELECT count(*) FROM spend") == [(0,)]
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_a_teacher_that_refuses_now_disagrees_and_is_asked_once(log: Log) -> None:
+    candidate = known(log)
+    (exchange,) = insert(log, ["mine?"], served_by=candidate.id)
+    refusal = {"role": "assistant", "content": None, "refusal": "I cannot help with that."}
+    app = FastAPI()
+    app.add_api_route(
+        "/v1/chat/completions",
+        lambda: {"choices": [{"index": 0, "message": refusal, "finish_reason": "stop"}]},
+        methods=["POST"],
+    )
+    with serving(app) as url:
+        assert [await audited(log, url, candidate) for _ in range(2)] == [1, 0]
+    assert verdicts(log)[exchange][:2] == (0.0, True)

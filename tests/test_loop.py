@@ -1,0 +1,142 @@
+"""The whole loop on real engines: record, distill a toy, serve it with vLLM, certify, route, survive, roll back."""
+
+import random
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from proxy.traffic_file import Row
+from tests.deployment import Deployment, deployed
+from tests.distiller.toy import build_toy
+from tests.servers import eventually, free_port
+
+pytestmark = [pytest.mark.loop, pytest.mark.timeout(900)]
+
+TASK = "sort-colours"
+WORDS = {"red": "stop", "amber": "wait", "green": "go"}
+SETTINGS = """
+[proxy]
+workers = 2
+[spool]
+rotate_seconds = 0.2
+[router]
+canary_share = 0.5
+canary_exchanges = 10
+audit_share = 0.5
+[money]
+engine_hour = 1.0
+[distiller]
+base = "{base}"
+min_exchanges = 100
+epochs = 8
+learning_rate = 1e-2
+control_rows = 8
+[serving]
+port = {port}
+args = ["--max-num-seqs", "16"]
+"""
+
+
+def rows(count: int) -> list[Row]:
+    rng = random.Random(1)
+    made = []
+    for number in range(count):
+        colour = rng.choice(list(WORDS))
+        text = f"the lamp {number} is {colour}"
+        messages = ({"role": "system", "content": "Say what to do."}, {"role": "user", "content": text})
+        made.append(Row(messages, WORDS[colour], None, "gpt-4o", None))
+    return made
+
+
+def ask(client: openai.OpenAI, row: Row, stream: bool = False) -> tuple[str, str]:
+    """The answer and who gave it."""
+    messages: Any = list(row.messages)
+    headers = {"x-stillroom-task": TASK}
+    raw = client.chat.completions.with_raw_response.create(
+        model="gpt-4o", messages=messages, extra_headers=headers, stream=stream
+    )
+    who = raw.headers["x-stillroom-served-by"]
+    parsed: Any = raw.parse()
+    if not stream:
+        return parsed.choices[0].message.content, who
+    return "".join(chunk.choices[0].delta.content or "" for chunk in parsed if chunk.choices), who
+
+
+def test_the_whole_loop(tmp_path: Path) -> None:
+    traffic = rows(900)
+    base = tmp_path / "toy"
+    build_toy(base, [row.messages[1]["content"] + row.answer for row in traffic[:200]])
+    settings = SETTINGS.format(base=base, port=free_port())
+    with (
+        deployed(tmp_path, traffic, settings) as still,
+        openai.OpenAI(base_url=still.url, api_key="sk-client", max_retries=0) as client,
+    ):
+        for number, row in enumerate(traffic[:300]):
+            assert ask(client, row, stream=number % 2 == 1) == (row.answer, "teacher")
+        eventually(lambda: still.count() == 300)
+        (line,) = still.json("tasks")
+        assert (line["task"], line["exchanges"], line["unpriced"]) == (TASK, 300, 0)
+        student = distilled(still)
+        certified(still, client, traffic[300:800], student)
+        live(still, client, traffic[800:], student)
+
+
+def distilled(still: Deployment) -> str:
+    assert "no candidate" in still.run("certificate", TASK, code=1)
+    done = still.json("distill", TASK)
+    assert done["trained_rows"] == 240
+    assert done["holdout"]["student"] > max(done["holdout"]["base"], done["holdout"]["majority"])
+    student: str = done["bundle"]["id"]
+    assert "no promotion without a certificate" in still.run("promote", TASK, code=1)
+    eventually(lambda: still.json("status")["engine"].get("ready") == [student], 300)
+    return student
+
+
+def certified(still: Deployment, client: openai.OpenAI, later: list[Row], student: str) -> None:
+    """Traffic arrives until the evidence has carried the student to live; nothing is routed before a certificate."""
+    rest = list(later)
+
+    def stage() -> str:
+        (candidate,) = still.json("status")["candidates"]
+        return str(candidate["stage"])
+
+    while stage() == "shadow":
+        part, rest = rest[:50], rest[50:]
+        assert part, still.run("status")
+        known = stage()
+        for row in part:
+            answer, who = ask(client, row)
+            assert answer == row.answer
+            assert who == "teacher" or known != "shadow" or stage() != "shadow"
+        time.sleep(2)
+    while stage() == "canary" and rest:
+        row = rest.pop()
+        ask(client, row)
+    assert eventually(lambda: stage() == "live", 30)
+    proof = still.run("certificate", TASK)
+    assert student in proof
+    assert '"proven": true' in proof
+
+
+def live(still: Deployment, client: openai.OpenAI, rest: list[Row], student: str) -> None:
+    def served(row: Row, stream: bool = False) -> str:
+        answer, who = ask(client, row, stream)
+        assert answer in WORDS.values()
+        return who
+
+    assert eventually(lambda: served(rest[0]) == student, 10)
+    assert ask(client, rest[1], stream=True) == (rest[1].answer, student)
+    subprocess.run(["pkill", "-KILL", "-f", f"api_server --model {still.config.parent / 'toy'}"], check=True)
+    for row in rest[2:20]:  # The engine is gone: the teacher answers, the client notices nothing.
+        assert ask(client, row)[0] == row.answer
+    assert "ended" in eventually(lambda: still.json("status")["engine"]["reason"], 20)
+    assert eventually(lambda: served(rest[20]) == student, 300)
+    before = time.monotonic()
+    still.run("rollback", TASK, "--reason", "a test")
+    assert eventually(lambda: served(rest[21]) == "teacher", 2 + time.monotonic() - before)
+    assert still.json("report")["tasks"][0]["served"] >= 2
+    assert still.json("status")["candidates"][0]["reason"] == "rolled back: a test"

@@ -1,0 +1,41 @@
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from distiller.settings import Settings, load_settings
+from proxy.settings import parse, read_toml
+from router.settings import Price
+
+FILE = Path(__file__).parent.parent / "deploy" / "stillroom.toml"
+
+
+def leaves(table: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Every setting by its dotted name; an empty table is one too."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        place = f"{where}.{key}" if where else key
+        found |= leaves(value, place) if isinstance(value, dict) and value else {place: value}
+    return found
+
+
+def test_the_file_is_the_defaults() -> None:
+    assert parse(Settings, read_toml(FILE)) == Settings()
+    assert load_settings(FILE) == dataclasses.replace(Settings(), home=str(FILE.parent / "stillroom-data"))
+
+
+def test_it_names_every_setting_there_is() -> None:
+    defaults = leaves(dataclasses.asdict(Settings()))
+    assert defaults.pop("money.prices") == {}  # Shown as a comment: see below.
+    written = leaves(read_toml(FILE))
+    assert {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()} == defaults
+    assert {name: type(value) for name, value in written.items() if not isinstance(value, list)} == {
+        name: type(value) for name, value in defaults.items() if not isinstance(value, tuple)
+    }
+
+
+def test_what_is_commented_out_is_valid_too() -> None:
+    text = re.sub(r"^# (?=\[|\w+ = )", "", FILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    prices = parse(Settings, tomllib.loads(text)).money.prices
+    assert prices == {"my-model": Price(input=2.5, output=10.0, cached_input=1.25)}

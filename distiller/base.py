@@ -102,7 +102,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Unpacks the 4-bit file to bfloat16: a small rounding, equal for trainer and engine, as both read this folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(
         **place, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16

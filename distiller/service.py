@@ -24,7 +24,9 @@ from proxy.errors import BadInput
 from proxy.ingest import Ingest
 from proxy.log import Log, open_log
 from proxy.migrations import migrate
+from proxy.relay import Upstream
 from proxy.tokens import estimator
+from proxy.translate import translating
 from proxy.upstream import Teacher
 from router.controller import Controller, only_one
 from router.ledger import charge
@@ -48,10 +50,11 @@ async def run_controller(settings: Settings, config: Path | None, stop: asyncio.
         service = _Service(log, settings, config)
         controller = Controller(log, ingest, settings.router, settings.policy, service.served)
         async with AsyncExitStack() as stack:
-            teacher = None
+            teacher: Upstream | None = None
             if settings.teacher.key_env:  # Without a key of our own there is nobody to audit with.
-                teacher = Teacher(settings.teacher)
-                stack.push_async_callback(teacher.close)
+                direct = Teacher(settings.teacher)
+                stack.push_async_callback(direct.close)
+                teacher = translating(direct, settings.teacher)
             scheduler = service.schedule()
             scheduler.start()
             stack.callback(scheduler.shutdown, wait=False)

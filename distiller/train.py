@@ -4,6 +4,9 @@ Knows nothing of exchanges, templates or evaluation: it sees token ids. Rows of 
 sequence and attention runs row by row, so a row cannot see its neighbours, nothing is padded, and no mask is ever built
 (on a CPU that made short rows 1.4 times faster than a block-diagonal mask). Only positions that predict a completion
 token reach the vocabulary head.
+
+Start the process with OMP_WAIT_POLICY=PASSIVE in its environment (it is read when torch loads): threads that spin at
+barriers stall for minutes as soon as anything else is busy on the machine.
 """
 
 import json

@@ -14,11 +14,11 @@ from fastapi import FastAPI
 
 from proxy.counters import Counters
 from proxy.deciding import Decide, always_teacher
-from proxy.relay import Receive, Relay, Scope, Send, Upstream
+from proxy.relay import Receive, Relay, Scope, Send
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import SpoolWriter
-from proxy.translate import TranslatingTeacher
-from proxy.upstream import Teacher, teacher_key
+from proxy.translate import translating
+from proxy.upstream import Teacher
 
 _log = logging.getLogger("stillroom.proxy")
 
@@ -55,10 +55,7 @@ def create_app(
         assert isinstance(app, ProxyApp)
         writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds)
         upstream = Teacher(teacher)
-        asked: Upstream = upstream
-        if teacher.translate:
-            asked = TranslatingTeacher(upstream, teacher.translate, teacher_key(teacher))
-        app.relay = Relay(asked, writer, counters, decide, proxy.max_body_mb << 20)
+        app.relay = Relay(translating(upstream, teacher), writer, counters, decide, proxy.max_body_mb << 20)
         rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
         try:
             async with running():

@@ -76,7 +76,10 @@ def _usage(request: str, reply: _Reply, estimate: Estimate | None) -> tuple[Mapp
         return reply.usage, "provider"
     if estimate is None or (reply.answer is None and not reply.tool_calls):
         return None, None
-    prompt, completion = estimate(json.loads(request), reply.answer, reply.tool_calls)
+    try:
+        prompt, completion = estimate(json.loads(request), _text(reply.answer), reply.tool_calls)
+    except _SHAPE_ERRORS:  # No count, and nothing else lost.
+        return None, None
     return {"prompt_tokens": prompt, "completion_tokens": completion}, "estimated"
 
 

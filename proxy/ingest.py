@@ -46,7 +46,8 @@ _CHARGE = """
 INSERT INTO spend BY NAME
 SELECT id, ts, task, 'teacher' AS kind, model, id AS exchange, 1.0 AS quantity, 'exchange' AS unit,
        price(model, prompt_tokens, cached_tokens, completion_tokens) AS usd
-FROM exchanges WHERE list_contains($names, segment) AND served_by = 'teacher' AND status = 200 AND path = '/v1/chat/completions'
+FROM exchanges
+WHERE list_contains($names, segment) AND served_by = 'teacher' AND status = 200 AND path = '/v1/chat/completions'
 """
 _NAMES = """
 INSERT INTO segments
@@ -54,7 +55,8 @@ SELECT name, (SELECT count(*) FROM exchanges WHERE segment = name), now() FROM (
 """
 _INSERT = """
 INSERT INTO exchanges BY NAME
-SELECT * EXCLUDE (task_header, partial, ended, filename), partial OR NOT ended AS partial, parse_filename(filename) AS segment
+SELECT * EXCLUDE (task_header, partial, ended, filename), partial OR NOT ended AS partial,
+       parse_filename(filename) AS segment
 FROM (
   SELECT r.*, unnest(derive(path, task_header, request, request_encoding, request_headers,
                             status, stream, response, response_encoding, response_headers))

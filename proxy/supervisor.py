@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 _log = logging.getLogger("stillroom.supervisor")
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_PARENT = "STILLROOM_SUPERVISOR"
 STEADY_SECONDS = 30.0  # A child that lived this long is restarted at once.
 
 
@@ -40,7 +41,9 @@ async def _keep(child: Child, stop: asyncio.Event, grace: float) -> None:
     while not stop.is_set():
         started = time.monotonic()
         process = await asyncio.create_subprocess_exec(
-            *child.command, env={**os.environ, **child.environment}, pass_fds=tuple(child.descriptors)
+            *child.command,
+            env={**os.environ, **child.environment, _PARENT: str(os.getpid())},
+            pass_fds=tuple(child.descriptors),
         )
         if await _ended(process, stop):
             delay = 0.2 if time.monotonic() - started > STEADY_SECONDS else min(delay * 2, 10.0)
@@ -74,7 +77,7 @@ async def _stop(process: asyncio.subprocess.Process, name: str, grace: float) ->
 
 def end_with_parent() -> None:
     """Called by a child at its start: when the parent dies, by whatever cause, this process gets SIGTERM."""
-    parent = os.getppid()
+    parent = int(os.environ.get(_PARENT, os.getppid()))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # It died in between, and the kernel will not say so again.
+    if os.getppid() != parent:  # It died before we asked, and the kernel will not say so again.
         os.kill(os.getpid(), signal.SIGTERM)

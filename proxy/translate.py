@@ -13,9 +13,15 @@ from typing import Any
 
 from proxy.errors import envelope
 from proxy.relay import Upstream, UpstreamResponse
-from proxy.upstream import Headers
+from proxy.settings import TeacherSettings
+from proxy.upstream import Headers, teacher_key
 
 CHAT = "/v1/chat/completions"
+
+
+def translating(inner: Upstream, settings: TeacherSettings) -> Upstream:
+    """`inner` itself, or with translation in front where the settings name prefixes."""
+    return TranslatingTeacher(inner, settings.translate, teacher_key(settings)) if settings.translate else inner
 
 
 class TranslatingTeacher:

@@ -17,9 +17,9 @@ import duckdb
 from proxy.errors import StillroomError, Unavailable
 from proxy.ingest import Ingest
 from proxy.log import Log
-from proxy.upstream import Teacher
+from proxy.relay import Upstream
 from router.lifecycle import advance, publish, route
-from router.registry import LIVE, RETIRED, Candidate, candidates
+from router.registry import RETIRED, SHADOW, Candidate, candidates
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
 
@@ -40,7 +40,7 @@ class Controller:
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served = policy, served
 
-    async def run(self, stop: asyncio.Event, teacher: Teacher | None) -> None:
+    async def run(self, stop: asyncio.Event, teacher: Upstream | None) -> None:
         """Loop; `teacher` answers audits, None where Stillroom has no key of its own."""
         publishing = asyncio.create_task(self._publish_often(stop))
         async with aiohttp.ClientSession() as session:
@@ -53,7 +53,7 @@ class Controller:
         with _survived("last ingest"):
             self._ingest.run()
 
-    async def round(self, session: aiohttp.ClientSession, teacher: Teacher | None) -> bool:
+    async def round(self, session: aiohttp.ClientSession, teacher: Upstream | None) -> bool:
         """One pass over everything; True when there is more to compare at once."""
         self._ingest.run()
         served = self._served()
@@ -64,11 +64,11 @@ class Controller:
         return busy
 
     async def _judge(
-        self, session: aiohttp.ClientSession, teacher: Teacher | None, candidate: Candidate, url: str
+        self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
     ) -> bool:
         asked = route(candidate, self._settings, url)
         compared = audited = 0
-        if candidate.stage != LIVE:  # What the teacher still answers then is what the candidate was not sure of.
+        if candidate.stage == SHADOW:  # Later, what the teacher still answers is what the candidate was not sure of.
             compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
         if teacher is not None:
             audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH)

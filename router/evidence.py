@@ -28,10 +28,9 @@ class Evidence:
 
 
 def evidence(log: Log, candidate: Candidate) -> Evidence:
-    """Judge the shadow verdicts in the order of their exchanges, with the candidate's own margin and alpha."""
+    """Judge the shadow verdicts in the order in which they were reached, with the candidate's own margin and alpha."""
     rows = log.query(
-        "SELECT verdict, covered, error IS NOT NULL FROM verdicts "
-        "WHERE candidate = ? AND kind = 'shadow' ORDER BY exchange",
+        "SELECT verdict, covered, error IS NOT NULL FROM verdicts WHERE candidate = ? AND kind = 'shadow' ORDER BY id",
         [candidate.id],
     )
     covered = [verdict for verdict, is_covered, _ in rows if is_covered]
@@ -48,9 +47,7 @@ def evidence(log: Log, candidate: Candidate) -> Evidence:
 
 def audit(log: Log, candidate: Candidate) -> Parity:
     """Judge the audit verdicts: the same statistic, after promotion."""
-    rows = log.query(
-        "SELECT verdict FROM verdicts WHERE candidate = ? AND kind = 'audit' ORDER BY exchange", [candidate.id]
-    )
+    rows = log.query("SELECT verdict FROM verdicts WHERE candidate = ? AND kind = 'audit' ORDER BY id", [candidate.id])
     return parity([row[0] for row in rows], candidate.margin, candidate.alpha)
 
 

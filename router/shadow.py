@@ -18,7 +18,7 @@ from proxy.deciding import CandidateFailed
 from proxy.derive import CHAT, Derived, derive
 from proxy.ids import ulid
 from proxy.log import Log
-from proxy.upstream import Teacher
+from proxy.relay import Upstream
 from router.candidates import ask, check, teacher_only
 from router.evaluators import EVALUATORS
 from router.policy import Route
@@ -26,11 +26,10 @@ from router.registry import Candidate
 
 # Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
 _UNSHADOWED = """
-SELECT id, request, answer FROM exchanges e
+FROM exchanges e
 WHERE task = ? AND ts > CAST(? AS TIMESTAMPTZ) AND served_by = 'teacher' AND status = 200 AND NOT partial
   AND finish_reason = 'stop' AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND v.exchange = e.id)
-ORDER BY id LIMIT ?
 """
 _UNAUDITED = """
 SELECT id, request, answer FROM exchanges e
@@ -65,7 +64,8 @@ async def shadow(
     log: Log, session: aiohttp.ClientSession, candidate: Candidate, route: Route, limit: int, concurrency: int
 ) -> int:
     """Compare up to `limit` exchanges nobody compared yet; returns how many."""
-    rows = log.query(_UNSHADOWED, [candidate.task, candidate.card["data_until"], candidate.id, limit])
+    found = f"SELECT id, request, answer {_UNSHADOWED} ORDER BY id LIMIT {limit:d}"
+    rows = log.query(found, [candidate.task, candidate.card["data_until"], candidate.id])
     gate = asyncio.Semaphore(concurrency)
     patient = replace(route, timeout=max(route.timeout, 120.0))  # Nobody waits for a shadow; a queue is no failure.
 
@@ -79,7 +79,13 @@ async def shadow(
     return _record(log, candidate, await asyncio.gather(*(one(*row) for row in rows)))
 
 
-async def audit(log: Log, teacher: Teacher, candidate: Candidate, share: float, limit: int) -> int:
+def waiting(log: Log, candidate: Candidate) -> int:
+    """How many exchanges of the task could still be compared."""
+    parameters = [candidate.task, candidate.card["data_until"], candidate.id]
+    return int(log.query(f"SELECT count(*) {_UNSHADOWED}", parameters)[0][0])
+
+
+async def audit(log: Log, teacher: Upstream, candidate: Candidate, share: float, limit: int) -> int:
     """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id."""
     verdicts, bills = [], []
     for exchange, request, answer in log.query(_UNAUDITED, [candidate.id, share, limit]):
@@ -111,16 +117,17 @@ async def _compare(
     return Verdict(exchange, "shadow", score, sure, covered, text, elapsed, error)
 
 
-async def _teacher_answer(teacher: Teacher, request: str) -> Derived | None:
+async def _teacher_answer(teacher: Upstream, request: str) -> Derived | None:
     """What the teacher says now, a refusal too, as it was paid for; None when it gave no answer, to be asked again."""
     body = {key: value for key, value in json.loads(request).items() if key not in ("stream", "stream_options")}
     headers = [(b"content-type", b"application/json")]
     try:
-        async with await teacher.forward("POST", CHAT, headers, json.dumps(body).encode()) as response:
-            text = await response.text()
+        response = await teacher.forward("POST", CHAT, headers, json.dumps(body).encode())
+        text = b"".join([piece async for piece in response.content.iter_any()])
+        response.release()
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None
-    derived = derive(CHAT, None, request, response.status, False, text)
+    derived = derive(CHAT, None, request, response.status, False, text.decode("utf-8", "replace"))
     return derived if derived.finish_reason else None
 
 

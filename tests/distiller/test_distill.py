@@ -1,0 +1,70 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from distiller.distill import distill
+from distiller.settings import DistillerSettings, Settings
+from proxy.errors import BadInput, Refused
+from proxy.log import Log, open_log
+from proxy.migrations import migrate
+from proxy.settings import LogSettings
+from router.registry import SHADOW, candidates
+from tests.distiller.toy import build_toy
+from tests.router.conftest import TASK, insert
+
+ANSWERS = {"red": "stop", "amber": "wait", "green": "go"}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    log = open_log(LogSettings(), tmp_path)
+    migrate(log)
+    for start in range(0, 150, 3):
+        for place, (colour, answer) in enumerate(ANSWERS.items()):
+            insert(log, [f"lamp {start + place} is {colour}"], answer)
+    return log
+
+
+def settings(folder: Path) -> Settings:
+    base = folder / "toy"
+    build_toy(base, [f"lamp is {colour} {answer}" for colour, answer in ANSWERS.items()])
+    options = DistillerSettings(
+        base=str(base), min_exchanges=100, epochs=6, learning_rate=1e-2, control_rows=4, max_tokens=128
+    )
+    return Settings(home=str(folder), distiller=options)
+
+
+def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) -> None:
+    insert(log, ["broken"], status=500)
+    insert(log, ["half"], partial=True)
+    insert(log, ["by a student"], served_by="student-0")
+    steps: list[str] = []
+    done = distill(log, settings(tmp_path), TASK, lambda step, at, of: steps.append(step))
+    assert (done.read, done.dropped, done.trained_rows) == (152, {"error": 1, "partial": 1}, 120)
+    assert {"training", "holdout", "untuned base as control"} <= set(steps)
+    assert done.holdout.student > max(done.holdout.base, done.holdout.majority)
+    (candidate,) = candidates(log)
+    assert (candidate.id, candidate.stage, candidate.evaluator) == (done.bundle.id, SHADOW, "label")
+    assert candidate.card["labels"] == ["go", "stop", "wait"]
+    lineage = json.loads((done.bundle.path / "lineage.json").read_text())
+    assert len(lineage["exchanges"]) == 120
+    assert log.query("SELECT kind, unit, usd FROM spend WHERE kind = 'training'") == [("training", "hour", 0.0)]
+    assert not list((tmp_path / "students").glob(".making-*"))
+
+
+def test_the_same_data_gives_the_same_student(log: Log, tmp_path: Path) -> None:
+    first = distill(log, settings(tmp_path), TASK, lambda *_: None)
+    second = distill(log, settings(tmp_path), TASK, lambda *_: None)
+    assert (first.fresh, second.trained.last_loss) == (True, first.trained.last_loss)
+
+
+def test_too_little_to_learn_from_says_how_much_is_missing(log: Log, tmp_path: Path) -> None:
+    few = Settings(home=str(tmp_path), distiller=DistillerSettings(min_exchanges=500))
+    with pytest.raises(Refused, match="record 350 more"):
+        distill(log, few, TASK, lambda *_: None)
+
+
+def test_an_unknown_task_is_said(log: Log, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="stillroom tasks"):
+        distill(log, Settings(home=str(tmp_path)), "nothing", lambda *_: None)

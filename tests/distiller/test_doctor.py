@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+
+from distiller.doctor import examine
+from proxy.log import open_log
+from proxy.migrations import migrate
+from proxy.settings import LogSettings
+
+
+def test_a_sound_set_up_has_only_good_findings(tmp_path: Path) -> None:
+    config = tmp_path / "stillroom.toml"
+    config.write_text('home = "home"')
+    assert [finding.what for finding in examine(config) if not finding.ok] == []
+    migrate(open_log(LogSettings(), tmp_path / "home"))
+    assert {finding.what: finding.detail for finding in examine(config)}["log"] == "version 1 of 1"
+
+
+def test_bad_settings_are_all_there_is_to_say(tmp_path: Path) -> None:
+    (finding,) = examine(tmp_path / "missing.toml")
+    assert (finding.what, finding.ok) == ("settings", False)
+    assert "deploy/stillroom.toml" in finding.detail
+
+
+def test_a_missing_key_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    config = tmp_path / "stillroom.toml"
+    config.write_text('[teacher]\nkey_env = "NO_SUCH_KEY"')
+    (finding,) = examine(config)
+    assert "NO_SUCH_KEY, which is not set" in finding.detail

@@ -1,0 +1,49 @@
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from distiller.service import _Service, due, run_controller
+from distiller.settings import DistillerSettings, Settings
+from proxy.errors import BadInput, Unavailable
+from proxy.log import Log, open_log
+from proxy.migrations import migrate
+from proxy.settings import LogSettings
+from router.controller import only_one
+from tests.router.conftest import TASK, insert, known
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    log = open_log(LogSettings(), tmp_path)
+    migrate(log)
+    return log
+
+
+def test_a_task_is_due_by_what_its_newest_student_never_saw(log: Log) -> None:
+    insert(log, [f"{number}" for number in range(30)])
+    assert due(log, fewest=10, fewest_ever=31) == []
+    assert due(log, fewest=10, fewest_ever=30) == [TASK]
+    known(log, card={"data_until": datetime.now(UTC).isoformat(), "labels": [], "static": [], "max_tokens": 1})
+    assert due(log, fewest=10, fewest_ever=30) == []
+    insert(log, [f"later {number}" for number in range(10)])
+    assert due(log, fewest=10, fewest_ever=30) == [TASK]
+    assert due(log, fewest=11, fewest_ever=30) == []
+
+
+def test_the_schedule_holds_what_was_asked_for(log: Log) -> None:
+    options = DistillerSettings(schedule="0 3 * * 0", new_exchanges=500)
+    jobs = _Service(log, Settings(distiller=options), None).schedule().get_jobs()
+    assert sorted(tuple(job.args) for job in jobs) == [(1,), (500,)]
+    assert _Service(log, Settings(), None).schedule().get_jobs() == []
+
+
+def test_a_bad_cron_expression_is_refused(log: Log) -> None:
+    with pytest.raises(BadInput, match="no cron expression"):
+        _Service(log, Settings(distiller=DistillerSettings(schedule="sometimes")), None).schedule()
+
+
+def test_a_second_controller_on_one_home_is_refused(tmp_path: Path) -> None:
+    with only_one(tmp_path), pytest.raises(Unavailable, match="another controller"):
+        asyncio.run(run_controller(Settings(home=str(tmp_path)), None, asyncio.Event()))

@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from distiller.settings import Settings, load_settings
+from proxy.errors import BadInput
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "stillroom.toml"
+    path.write_text(text)
+    return path
+
+
+def test_home_is_relative_to_the_file(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, 'home = "here"'))
+    assert settings.folder == tmp_path / "here"
+    assert settings.policy.is_relative_to(settings.folder)
+
+
+def test_without_a_file_there_are_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(None) == Settings()
+    written(tmp_path, "[proxy]\nport = 81")
+    assert load_settings(None).proxy.port == 81
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no settings file"):
+        load_settings(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[proxy]\nprot = 1", "did you mean 'port'"),
+        ("[router]\nmargin = 1.5", r"router\.margin must lie between 0 and 1"),
+        ("[router]\ncanary_share = 2.0", r"router\.canary_share is a share"),
+        ('[teacher]\nurl = "api.openai.com"', "must start with http"),
+        ('[serving]\ndevice = "tpu"', "must be cpu or gpu"),
+        ("[proxy]\nworkers = 0", "at least 1"),
+        ("home = ", "is not TOML"),
+    ],
+)
+def test_nonsense_is_refused_with_what_to_do(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        load_settings(written(tmp_path, text))

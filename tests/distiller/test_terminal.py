@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from distiller.terminal import as_json, money, progress, report_table, status_table, tasks_table
+from router.ledger import Report, TaskLine
+
+LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2)
+
+
+def test_unknown_money_is_said() -> None:
+    assert money(None) == "unpriced"
+    assert money(1234.5) == "$1,234.5000"
+
+
+def test_values_become_json() -> None:
+    assert json.loads(as_json((LINE,)))[0]["avoided_usd"] is None
+    assert json.loads(as_json({"path": Path("a"), "set": frozenset({"x"})})) == {"path": "a", "set": ["x"]}
+
+
+def test_tables_show_what_is_unpriced(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    tasks_table([LINE])
+    report_table(Report((LINE,), 0.5, 2, None, 0.3, 3.0, 0.2, 0.1, None))
+    shown = capsys.readouterr().out
+    assert "$0.5000 + 2 unpriced" in shown
+    assert "net saving unpriced" in shown
+
+
+def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = {"state": "down", "reason": "the engine ended", "failed": {"student-1": "golden prompts differ"}}
+    status_table({"engine": engine, "candidates": []})
+    shown = capsys.readouterr().out
+    assert "down (the engine ended)" in shown
+    assert "student-1: golden prompts differ" in shown
+
+
+def test_progress_is_lines_by_quarters_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(quiet=False) as show:
+        for done in range(1, 9):
+            show("training", done, 8)
+    assert [line.strip() for line in capsys.readouterr().err.splitlines()] == [
+        f"training: {done} of 8" for done in (2, 4, 6, 8)
+    ]
+    with progress(quiet=True) as show:
+        show("training", 8, 8)
+    assert capsys.readouterr().err == ""

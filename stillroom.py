@@ -7,6 +7,7 @@ worker never loads torch and `--help` is instant. Errors meant for people are pr
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -41,7 +42,6 @@ def main(argv: list[str] | None = None) -> int:
 def serve(arguments: argparse.Namespace) -> int:
     """Start workers and controller, and keep them running."""
     import asyncio
-    import os
     import shutil
 
     from proxy.listening import bound, descriptor
@@ -140,6 +140,7 @@ def tasks(arguments: argparse.Namespace) -> int:
 
 def distill(arguments: argparse.Namespace) -> int:
     """Distill a student for one task."""
+    _wait_politely()
     from distiller.distill import distill as run
     from distiller.terminal import distilled_summary, progress
 
@@ -232,9 +233,15 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 def demo(arguments: argparse.Namespace) -> int:
     """Run the whole loop on recorded or generated traffic."""
+    _wait_politely()
     from distiller.demo import run_demo
 
     return run_demo(arguments.traffic, arguments.folder)
+
+
+def _wait_politely() -> None:
+    """Before torch is loaded: threads that wait must not spin, or two busy processes on few cores stall each other."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 async def _until_signal(work: Callable[[Any], Any]) -> None:

@@ -42,7 +42,7 @@ class Controller:
 
     async def run(self, stop: asyncio.Event, teacher: Upstream | None) -> None:
         """Loop; `teacher` answers audits, None where Stillroom has no key of its own."""
-        publishing = asyncio.create_task(self._publish_often(stop))
+        publishing = asyncio.create_task(self._publish_changes(stop))
         async with aiohttp.ClientSession() as session:
             while not stop.is_set():
                 busy = False
@@ -75,13 +75,22 @@ class Controller:
         reason = advance(self._log, candidate, self._settings)
         if reason:
             _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)
+            self._publish()
         return compared + audited > 0
 
-    async def _publish_often(self, stop: asyncio.Event) -> None:
+    async def _publish_changes(self, stop: asyncio.Event) -> None:
+        """Follow the engine beside the rounds, which may take long; stages are published where they change."""
+        published: Mapping[str, str] | None = None
         while not stop.is_set():
-            with _survived("publishing"):
-                publish(self._log, self._settings, self._served(), self._policy)
+            served = dict(self._served())
+            if served != published:
+                with _survived("publishing"):
+                    self._publish()
+                    published = served
             await _pause(stop, PUBLISH_SECONDS)
+
+    def _publish(self) -> None:
+        publish(self._log, self._settings, self._served(), self._policy)
 
 
 @contextlib.contextmanager

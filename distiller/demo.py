@@ -61,6 +61,7 @@ base = "{base}"
 min_exchanges = 200
 max_rows = {rows}
 epochs = {epochs}
+train_tokens = {tokens}
 control_rows = 24
 [serving]
 port = {engine}
@@ -92,10 +93,17 @@ def run_demo(traffic_file: Path | None, folder: Path) -> int:
     ports = [_free_port() for _ in range(3)]
     config = folder / "stillroom.toml"
     # Generated traffic is easy: one pass over it is enough, and the demo stays below ten minutes on two cores.
-    rows, epochs = (450, 1) if traffic_file is None else (2000, 3)
+    rows, epochs, tokens = (450, 1, 0) if traffic_file is None else (2000, 2, 80_000)
     config.write_text(
         TOML.format(
-            port=ports[0], teacher=ports[1], engine=ports[2], key=KEY, rows=rows, epochs=epochs, base=DEFAULT_BASE
+            port=ports[0],
+            teacher=ports[1],
+            engine=ports[2],
+            key=KEY,
+            rows=rows,
+            epochs=epochs,
+            tokens=tokens,
+            base=DEFAULT_BASE,
         )
     )
     os.environ[KEY] = "sk-demo"

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from distiller.base import base_identity, compute_dtype, resolve_base
 from distiller.bundle import Bundle, seal
 from distiller.curate import Curation, Recorded, Split, curate, split
-from distiller.examples import Encoded, Example, encode
+from distiller.examples import Encoded, encode
 from distiller.generate import Generated, generate
 from distiller.settings import DistillerSettings, Settings
 from distiller.train import Trained, TrainSettings, train
@@ -90,7 +90,7 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
     data = _dataset(log, task, options)
     on_progress(f"base model {options.base}", 0, 1)
     base = resolve_base(options.base, settings.folder / "bases")
-    encoded, too_long = _encoded(base, data, options)
+    encoded, left_out = _encoded(base, data, options)
     settings.students.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".making-", dir=settings.students))
     try:
@@ -107,7 +107,7 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
         manifest = {
             "task": task, "snapshot": data.snapshot, "base": options.base, "base_sha256": base_identity(base),
             "dtype": compute_dtype(), "settings": asdict(options), "card": card, "evaluator": data.evaluator,
-            "read": data.read, "dropped": {**data.dropped, "too_long": too_long},
+            "read": data.read, "dropped": {**data.dropped, **left_out},
             "trained": {key: value for key, value in asdict(trained).items() if key != "losses"},
             "holdout": asdict(holdout), "threshold": asdict(threshold) if threshold else None,
         }  # fmt: skip
@@ -122,7 +122,7 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
     )  # fmt: skip
     hours = (time.perf_counter() - started) / 3600
     charge(log, "training", hours * settings.money.training_hour, hours, "hour", task=task, model=bundle.id)
-    dropped = {**data.dropped, **({"too_long": too_long} if too_long else {})}
+    dropped = {**data.dropped, **left_out}
     return Distilled(
         bundle, fresh, data.snapshot, data.read, dropped, len(encoded), trained, data.evaluator, holdout, threshold
     )
@@ -167,17 +167,28 @@ def _first_user(messages: Sequence[Mapping[str, Any]]) -> int:
     return next((place for place, message in enumerate(messages) if message.get("role") == "user"), 0)
 
 
-def _encoded(base: Path, data: _Data, options: DistillerSettings) -> tuple[list[Encoded], int]:
-    """Token ids of the rows that fit, and how many did not."""
+def _encoded(base: Path, data: _Data, options: DistillerSettings) -> tuple[list[Encoded], Counter[str]]:
+    """Token ids of the newest rows that fit into the limits, oldest first, and how many did not fit, by reason."""
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows = [
-        Example(row.exchange_id, tuple(student_messages(row.messages, data.static)), row.answer) for row in data.train
-    ]
-    encoded = [encode(tokenizer, row.messages, row.answer) for row in rows]
-    fitting = [row for row in encoded if len(row.input_ids) <= options.max_tokens]
-    if not fitting:
-        raise Refused(f"no row fits into distiller.max_tokens = {options.max_tokens}: raise it")
-    return fitting, len(encoded) - len(fitting)
+    budget = options.train_tokens // options.epochs if options.train_tokens else None
+    encoded: list[Encoded] = []
+    left_out: Counter[str] = Counter()
+    spent = 0
+    for row in reversed(data.train):
+        one = encode(tokenizer, student_messages(row.messages, data.static), row.answer)
+        length = len(one.input_ids)
+        if length > options.max_tokens:
+            left_out["too_long"] += 1
+        elif budget is not None and spent + length > budget:
+            left_out["over_budget"] += 1
+        else:
+            spent += length
+            encoded.append(one)
+    if not encoded:
+        raise Refused(
+            f"no row fits into distiller.max_tokens = {options.max_tokens} and distiller.train_tokens: raise them"
+        )
+    return encoded[::-1], left_out
 
 
 def _train_settings(options: DistillerSettings) -> TrainSettings:

@@ -39,7 +39,13 @@ TRIAGE = (
 ORDERS = (
     "You read order lines for the warehouse of Larkmoor. Answer with compact JSON only, in this form: "
     '{"item":"...","quantity":2,"city":"..."}. The item is copied as it is written, without the number. The quantity '
-    "is an integer, also where the line spells it as a word. The city is where the goods go."
+    "is an integer, also where the line spells it as a word. The city is where the goods go.\n"
+    "Keep the item in the number in which the line has it, singular or plural, and keep its adjectives, as the "
+    "pickers search for the very words. Leave out polite phrases, deadlines, reasons and who the goods are for. A "
+    "dozen is 12, a pair is 2, and an article without a number is 1. The city is written as in the line, without "
+    "country or district.\n"
+    "The keys stand in the order shown, there are no others, and there is no blank after a colon or a comma. Do not "
+    "explain, do not ask back, and do not put the JSON into a code fence: a program reads your answer as it is."
 )
 
 CONCERNS = {

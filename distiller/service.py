@@ -31,7 +31,7 @@ from proxy.upstream import Teacher
 from router.controller import Controller, only_one
 from router.ledger import charge
 from router.prices import cost, price_map
-from router.registry import RETIRED, Candidate, candidates
+from router.registry import RETIRED, Candidate, Watch
 
 _log = logging.getLogger("stillroom.service")
 
@@ -66,6 +66,7 @@ class _Service:
     def __init__(self, log: Log, settings: Settings, config: Path | None) -> None:
         self._log, self._settings, self._config = log, settings, config
         self._engine: Engine | None = None
+        self._watch = Watch(log)
         self._distilling = asyncio.Lock()
 
     def served(self) -> Mapping[str, str]:
@@ -80,7 +81,7 @@ class _Service:
         running: asyncio.Task[None] | None = None
         charged = time.monotonic()
         while not stop.is_set():
-            wanted = [c for c in candidates(self._log) if c.kind == "student" and c.stage != RETIRED]
+            wanted = [c for c in self._watch.now() if c.kind == "student" and c.stage != RETIRED]
             if wanted and self._engine is None:
                 self._engine = self._start(wanted[0])
                 running = asyncio.create_task(self._engine.run(stop))

@@ -19,6 +19,7 @@ class DistillerSettings:
     new_exchanges: int = 0
     min_exchanges: int = 200
     max_rows: int = 2000
+    train_tokens: int = 0
     holdout: int = 200
     control_rows: int = 40
     epochs: int = 3

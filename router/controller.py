@@ -19,7 +19,7 @@ from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
 from router.lifecycle import advance, publish, route
-from router.registry import RETIRED, SHADOW, Candidate, candidates
+from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
 
@@ -39,6 +39,7 @@ class Controller:
         """Hold the collaborators."""
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served = policy, served
+        self._watch = Watch(log)
 
     async def run(self, stop: asyncio.Event, teacher: Upstream | None) -> None:
         """Loop; `teacher` answers audits, None where Stillroom has no key of its own."""
@@ -58,7 +59,7 @@ class Controller:
         self._ingest.run()
         served = self._served()
         busy = False
-        for candidate in candidates(self._log):
+        for candidate in self._watch.now():
             if candidate.stage != RETIRED and candidate.id in served:
                 busy |= await self._judge(session, teacher, candidate, served[candidate.id])
         return busy

@@ -59,6 +59,22 @@ def candidates(log: Log, task: str | None = None) -> list[Candidate]:
     return [candidate for candidate in rows if task in (None, candidate.task)]
 
 
+class Watch:
+    """The candidates as they are now, read again only when the log has changed: looking costs milliseconds."""
+
+    def __init__(self, log: Log) -> None:
+        """Nothing is read yet."""
+        self._log, self._snapshot = log, -1
+        self._known: list[Candidate] = []
+
+    def now(self) -> list[Candidate]:
+        """All candidates, oldest first."""
+        snapshot = self._log.snapshot()
+        if snapshot != self._snapshot:
+            self._known, self._snapshot = candidates(self._log), snapshot
+        return self._known
+
+
 def _candidate(*columns: Any) -> Candidate:
     return Candidate(*columns[:11], json.loads(columns[11]), *columns[12:])  # type: ignore[call-arg]
 

@@ -2,7 +2,7 @@ import pytest
 
 from proxy.errors import BadInput
 from proxy.log import Log
-from router.registry import CANARY, LIVE, RETIRED, SHADOW, candidates, certificate_of, move, newest, register
+from router.registry import CANARY, LIVE, RETIRED, SHADOW, Watch, candidates, certificate_of, move, newest, register
 from tests.router.conftest import TASK, known, now
 
 
@@ -74,3 +74,13 @@ def test_the_newest_candidate_is_the_last_registered(log: Log) -> None:
 def test_a_task_without_candidates_says_what_to_do(log: Log) -> None:
     with pytest.raises(BadInput, match="stillroom distill nothing"):
         newest(log, "nothing")
+
+
+def test_a_watch_sees_every_change(log: Log) -> None:
+    watch = Watch(log)
+    assert watch.now() == []
+    candidate = known(log)
+    assert watch.now() == [candidate]
+    move(log, candidate, RETIRED, "a test")
+    assert [found.stage for found in watch.now()] == [RETIRED]
+    assert watch.now() is watch.now()

@@ -134,7 +134,7 @@ class Engine:
         _claim_port(self._settings.port)
         delay = _BACK_OFF_S[0]
         while not stop.is_set():
-            self._set("starting", "")
+            self._set("starting", self._status.reason if self._status.restarts else "")  # why it starts again
             try:
                 await self._life(stop)
                 self._set("down", "stopped")

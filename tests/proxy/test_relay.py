@@ -314,7 +314,11 @@ def test_many_at_once_are_all_recorded_once(teacher: str, tmp_path: Path) -> Non
 
 
 def test_an_answer_that_quotes_the_end_of_a_stream_is_recorded_whole(tmp_path: Path) -> None:
-    events = [b'data: {"choices":[{"delta":{"content":"\\n\\ndata: [DONE]"}}]}\n\n', b"data: {}\n\nda", b"ta: [DONE]\n\n"]
+    events = [
+        b'data: {"choices":[{"delta":{"content":"\\n\\ndata: [DONE]"}}]}\n\n',
+        b"data: {}\n\nda",
+        b"ta: [DONE]\n\n",
+    ]
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     with raw_server(head + chunks) as (url, _), proxying(url, tmp_path) as proxy, proxy.client() as client:

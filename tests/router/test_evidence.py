@@ -27,12 +27,12 @@ def test_failures_are_counted_and_uncovered(log: Log) -> None:
     assert (found.failed, found.shadowed, found.parity.n) == (3, 3, 0)
 
 
-def test_verdicts_count_in_the_order_of_their_exchanges_with_the_candidates_own_alpha(log: Log) -> None:
+def test_verdicts_count_in_the_order_they_were_reached_at_the_candidates_own_alpha(log: Log) -> None:
     known(log, "first")
     candidate = known(log, "second")
     scores = [1.0] * 150 + [0.0] * 10
-    judged(log, candidate, scores[100:], first=100)  # Later exchanges, although they were compared first.
-    judged(log, candidate, scores[:100])
+    judged(log, candidate, scores[:100], first=100)
+    judged(log, candidate, scores[100:])  # Earlier exchanges that reached the log late: the past path must not change.
     assert evidence(log, candidate).parity == parity(scores, 0.05, 0.05 / 6)
     assert parity(scores, 0.05, 0.05 / 6).lower > parity(scores[::-1], 0.05, 0.05 / 6).lower
 

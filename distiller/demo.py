@@ -31,7 +31,7 @@ from proxy.log import Log, open_log
 from proxy.traffic_file import Row, read_traffic
 from router.ledger import Report, report
 from router.lifecycle import standing
-from router.registry import CANARY, LIVE, SHADOW, candidates
+from router.registry import CANARY, LIVE, SHADOW, Watch, candidates
 from router.shadow import waiting
 
 KEY = "STILLROOM_DEMO_KEY"
@@ -39,6 +39,7 @@ SEED = 7
 SAMPLE, SAMPLE_EARLIER = 1500, 900
 CONCURRENCY = 16
 ENGINE_WAIT = 600.0
+LOOK_SECONDS = 2.0  # each look costs a query, on the cores the engine needs
 
 # What the demo changes of the defaults, and why: small numbers make the loop visible in minutes.
 TOML = """home = "home"
@@ -53,6 +54,7 @@ rotate_seconds = 0.5
 canary_share = 0.25
 canary_exchanges = 10
 audit_share = 0.2
+shadow_concurrency = 16
 [money]
 engine_hour = 0.1
 training_hour = 0.1
@@ -149,6 +151,7 @@ class _Loop:
     def run(self) -> None:
         self._wait(lambda: _answers(self.proxy + "/healthz") and _answers(self.teacher + "/v1/models"), 60, "starting")
         self.log: Log = open_log(self.settings.log, self.settings.folder)
+        self.watch = Watch(self.log)
         self._step(f"1. {len(self.traffic.earlier)} requests through the proxy, half of them streaming")
         self._send(self.traffic.earlier)
         self._captured()
@@ -221,11 +224,11 @@ class _Loop:
 
     def _compared(self) -> bool:
         """Whether everything sent so far is in the log, and compared where there is a candidate in shadow."""
-        open_ones = [c for c in candidates(self.log) if c.stage == SHADOW]
+        open_ones = [c for c in self.watch.now() if c.stage == SHADOW]
         return self._in_log() >= self.total and not any(waiting(self.log, candidate) for candidate in open_ones)
 
     def _unsettled(self) -> bool:
-        return any(c.stage == CANARY for c in candidates(self.log))
+        return any(c.stage == CANARY for c in self.watch.now())
 
     def _wait(self, done: Callable[[], bool], seconds: float, what: str, required: bool = True) -> None:
         deadline = time.monotonic() + seconds
@@ -236,7 +239,7 @@ class _Loop:
                         f"{what} did not happen within {seconds:.0f} s: see the logs in the demo's folder"
                     )
                 return
-            time.sleep(0.25)
+            time.sleep(LOOK_SECONDS)
 
     def _step(self, text: str) -> None:
         self.console.print(f"[bold]{text}[/]")

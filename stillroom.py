@@ -240,8 +240,9 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def _wait_politely() -> None:
-    """Before torch is loaded: threads that wait must not spin, or two busy processes on few cores stall each other."""
+    """Before torch is loaded: waiting threads must not spin, or two busy processes on few cores stall each other."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # Libraries' own bars would break into ours.
 
 
 async def _until_signal(work: Callable[[Any], Any]) -> None:

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import fcntl
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import duckdb
@@ -46,13 +47,16 @@ class Controller:
         publishing = asyncio.create_task(self._publish_changes(stop))
         async with aiohttp.ClientSession() as session:
             while not stop.is_set():
-                busy = False
-                with _survived("round"):
-                    busy = await self.round(session, teacher)
+                busy = await _unless(stop, self._survived_round(session, teacher))
                 await _pause(stop, 0.0 if busy else self._settings.poll_seconds)
         await publishing
         with _survived("last ingest"):
             self._ingest.run()
+
+    async def _survived_round(self, session: aiohttp.ClientSession, teacher: Upstream | None) -> bool:
+        with _survived("round"):
+            return await self.round(session, teacher)
+        return False
 
     async def round(self, session: aiohttp.ClientSession, teacher: Upstream | None) -> bool:
         """One pass over everything; True when there is more to compare at once."""
@@ -104,6 +108,18 @@ def only_one(home: Path) -> Iterator[None]:
         except BlockingIOError:
             raise Unavailable(f"another controller works on {home}: stop it first, or use another home") from None
         yield
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, bool]) -> bool:
+    """The result of `work`, or False when `stop` comes first: comparisons under way are made again later."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.wait({working})
+        return False
+    return working.result()
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

@@ -198,6 +198,22 @@ async def test_a_round_that_fails_is_tried_again(
         await running
 
 
+async def test_a_stop_does_not_wait_for_the_comparisons_under_way(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path
+) -> None:
+    engine.delay = 5.0
+    known(log)
+    stop = asyncio.Event()
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        loop.teacher_answers()
+        running = asyncio.create_task(loop.controller.run(stop, loop.teacher))
+        await eventually(lambda: len(engine.asked) > 0)
+        stop.set()
+        await running
+        assert log.query("SELECT count(*) FROM verdicts") == [(0,)]
+        assert log.query("SELECT count(*) FROM exchanges") == [(len(RECORDED),)]
+
+
 def test_there_is_one_controller_per_home(tmp_path: Path) -> None:
     with only_one(tmp_path / "home"):
         with pytest.raises(Unavailable, match="another controller works on"), only_one(tmp_path / "home"):

@@ -65,8 +65,10 @@ max_rows = {rows}
 epochs = {epochs}
 train_tokens = {tokens}
 control_rows = 24
+rank = 8
 [serving]
 port = {engine}
+max_lora_rank = 8
 """
 
 

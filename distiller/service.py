@@ -134,6 +134,7 @@ class _Service:
             max_model_len=options.max_model_len,
             kv_cache_gb=options.kv_cache_gb,
             extra_args=options.args,
+            max_lora_rank=options.max_lora_rank,
             device="gpu" if options.device == "gpu" else "cpu",
             log=logs / "engine.log",
         )

@@ -39,6 +39,7 @@ class ServingSettings:
     port: int = 8100
     max_model_len: int = 2048
     kv_cache_gb: int = 1
+    max_lora_rank: int = 16
     args: tuple[str, ...] = ()
 
 
@@ -104,5 +105,10 @@ def _check(settings: Settings) -> None:
     for name in ("canary_share", "audit_share", "max_failures"):
         if not 0 <= getattr(settings.router, name) <= 1:
             raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(settings.router, name)}")
+    if settings.distiller.rank > settings.serving.max_lora_rank:
+        raise BadInput(
+            f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "
+            f"not {settings.serving.max_lora_rank}"
+        )
     if settings.proxy.workers < 1:
         raise BadInput(f"proxy.workers must be at least 1, not {settings.proxy.workers}")

@@ -37,7 +37,7 @@ from router.shadow import waiting
 KEY = "STILLROOM_DEMO_KEY"
 SEED = 7
 SAMPLE, SAMPLE_EARLIER = 1500, 900
-CONCURRENCY = 16
+EARLIER_AT_ONCE, LATER_AT_ONCE = 16, 4  # a student on two cores answers about one request a second
 ENGINE_WAIT = 600.0
 LOOK_SECONDS = 2.0  # each look costs a query, on the cores the engine needs
 
@@ -155,7 +155,7 @@ class _Loop:
         self.log: Log = open_log(self.settings.log, self.settings.folder)
         self.watch = Watch(self.log)
         self._step(f"1. {len(self.traffic.earlier)} requests through the proxy, half of them streaming")
-        self._send(self.traffic.earlier)
+        self._send(self.traffic.earlier, EARLIER_AT_ONCE)
         self._captured()
         found = report(self.log).tasks
         self._step(f"2. distilling a student for the task that costs most, of {len(found)}")
@@ -189,7 +189,7 @@ class _Loop:
         rows = list(self.traffic.later)
         while rows:
             part, rows = rows[:64], rows[64:]
-            self._send(part)
+            self._send(part, LATER_AT_ONCE)
             self._wait(self._compared, 900, "shadow")
         self._wait(lambda: not self._unsettled(), 30, "the last transition", required=False)
         if not self.log.query("SELECT 1 FROM verdicts LIMIT 1"):
@@ -198,8 +198,8 @@ class _Loop:
         if certified and sum(count for who, count in self.sent.served.items() if who != "teacher") == 0:
             self.missing.append("route: a student is certified and answered nothing")
 
-    def _send(self, rows: Sequence[Row]) -> None:
-        sent = asyncio.run(send(self.proxy, rows, self.total))
+    def _send(self, rows: Sequence[Row], at_once: int) -> None:
+        sent = asyncio.run(send(self.proxy, rows, self.total, at_once))
         self.total += len(rows)
         served = {
             who: self.sent.served.get(who, 0) + sent.served.get(who, 0) for who in {*self.sent.served, *sent.served}
@@ -294,11 +294,11 @@ def _money(show: Callable[[str], None], ledger: Report) -> None:
     show(f"  net saving        {money(ledger.net_usd)} so far")
 
 
-async def send(proxy: str, rows: Sequence[Row], offset: int) -> Sent:
+async def send(proxy: str, rows: Sequence[Row], offset: int, at_once: int) -> Sent:
     """Ask every row's prompt through the proxy, every other one as a stream."""
     served: dict[str, int] = {}
     failed = 0
-    gate = asyncio.Semaphore(CONCURRENCY)
+    gate = asyncio.Semaphore(at_once)
 
     async def one(session: aiohttp.ClientSession, number: int, row: Row) -> None:
         nonlocal failed

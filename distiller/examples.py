@@ -13,15 +13,6 @@ from proxy.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One row to learn: the messages as the student is shown them, and the answer it should give."""
-
-    exchange_id: str
-    messages: tuple[Mapping[str, str], ...]
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
 class Encoded:
     """Token ids of prompt + answer + end of turn; the first `prompt_length` of them are the prompt."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from distiller.base import compute_dtype
 from distiller.serving import Engine, EngineSettings, EngineStatus, Golden
 from distiller.settings import Settings
 from proxy.errors import BadInput
@@ -130,7 +131,7 @@ class _Service:
         settings = EngineSettings(
             base=Path(first.card["base"]),
             port=options.port,
-            dtype="float32" if options.device == "cpu" and not _bf16() else "bfloat16",
+            dtype=compute_dtype() if options.device == "cpu" else "bfloat16",
             max_model_len=options.max_model_len,
             kv_cache_gb=options.kv_cache_gb,
             extra_args=options.args,
@@ -182,12 +183,6 @@ def _adapters(wanted: list[Candidate]) -> tuple[dict[str, Path], dict[str, list[
         for candidate in wanted
     }
     return paths, golden
-
-
-def _bf16() -> bool:
-    from distiller.base import compute_dtype
-
-    return compute_dtype() == "bfloat16"
 
 
 async def _either(stop: asyncio.Event, seconds: float) -> None:

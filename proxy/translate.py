@@ -11,12 +11,11 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+from proxy.derive import CHAT
 from proxy.errors import envelope
 from proxy.relay import Upstream, UpstreamResponse
 from proxy.settings import TeacherSettings
 from proxy.upstream import Headers, teacher_key
-
-CHAT = "/v1/chat/completions"
 
 
 def translating(inner: Upstream, settings: TeacherSettings) -> Upstream:

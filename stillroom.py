@@ -160,7 +160,8 @@ def status(arguments: argparse.Namespace) -> int:
     log = _log(settings)
     engine = settings.engine_state
     state = json.loads(engine.read_text()) if engine.exists() else {"state": "not started", "reason": "no student yet"}
-    return _show(arguments, {"engine": state, "candidates": [standing(log, c) for c in candidates(log)]}, status_table)
+    found = [standing(log, candidate, settings.router) for candidate in candidates(log)]
+    return _show(arguments, {"engine": state, "candidates": found}, status_table)
 
 
 def certificate(arguments: argparse.Namespace) -> int:

@@ -37,7 +37,7 @@ from router.shadow import waiting
 KEY = "STILLROOM_DEMO_KEY"
 SEED = 7
 SAMPLE, SAMPLE_EARLIER = 1500, 900
-EARLIER_AT_ONCE, LATER_AT_ONCE = 16, 4  # a student on two cores answers about one request a second
+EARLIER_AT_ONCE, LATER_AT_ONCE = 16, 4  # a student on two cores answers one or two requests a second
 ENGINE_WAIT = 600.0
 LOOK_SECONDS = 2.0  # each look costs a query, on the cores the engine needs
 
@@ -55,6 +55,7 @@ canary_share = 0.25
 canary_exchanges = 10
 audit_share = 0.2
 shadow_concurrency = 16
+candidate_concurrency = 3
 [money]
 engine_hour = 0.1
 training_hour = 0.1
@@ -259,7 +260,7 @@ class _Loop:
         show(f"  captured          {self.log.query('SELECT count(*) FROM exchanges')[0][0]}")
         show(f"  tasks found       {len(ledger.tasks)}")
         for candidate in candidates(self.log):
-            self._student(standing(self.log, candidate))
+            self._student(standing(self.log, candidate, self.settings.router))
         show(f"  routed            {served} of {len(self.traffic.later)} later requests were answered by a student")
         _money(show, ledger)
         show(f"  took              {seconds:.0f} s")

@@ -29,6 +29,7 @@ from proxy.relay import Upstream
 from proxy.tokens import estimator
 from proxy.translate import translating
 from proxy.upstream import Teacher
+from proxy.waiting import pause
 from router.controller import Controller, only_one
 from router.ledger import charge
 from router.prices import cost, price_map
@@ -92,7 +93,7 @@ class _Service:
                 charged = self._charge(charged, force=False)
             if running is not None and running.done():
                 running.result()  # Raises what ended the engine for good.
-            await _either(stop, ENGINE_SECONDS)
+            await pause(stop, ENGINE_SECONDS)
         if running is not None:
             await running
             self._charge(charged, force=True)
@@ -183,10 +184,3 @@ def _adapters(wanted: list[Candidate]) -> tuple[dict[str, Path], dict[str, list[
         for candidate in wanted
     }
     return paths, golden
-
-
-async def _either(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return

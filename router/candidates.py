@@ -22,6 +22,8 @@ from router.prompt import student_messages
 
 # What a narrow text student cannot do as the teacher would; such requests stay with the teacher.
 _TEACHER_ONLY = ("tools", "functions", "logprobs", "top_logprobs", "audio", "stop", "logit_bias", "web_search_options")
+# Reasons that others tell apart: how a fallback begins in the log.
+UNREACHABLE, UNSURE = "candidate unreachable", "unsure"
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 # What reading a message or an answer of another shape than expected may raise.
 _SHAPE_ERRORS = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, BadInput)
@@ -59,13 +61,15 @@ async def ask(session: aiohttp.ClientSession, route: Route, body: Mapping[str, A
         async with session.post(
             f"{route.url}/v1/chat/completions", json=payload, timeout=aiohttp.ClientTimeout(total=route.timeout)
         ) as response:
+            if response.status >= 500:
+                raise CandidateFailed(f"{UNREACHABLE}: HTTP {response.status}")  # As an engine that dies says it.
             if response.status != 200:
                 raise CandidateFailed(f"candidate answered {response.status}")
             return _reply(await response.read())
     except TimeoutError:
         raise CandidateFailed("candidate timed out") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise CandidateFailed(f"candidate unreachable: {type(error).__name__}") from None
+        raise CandidateFailed(f"{UNREACHABLE}: {type(error).__name__}") from None
 
 
 def check(route: Route, reply: Reply) -> None:
@@ -73,7 +77,7 @@ def check(route: Route, reply: Reply) -> None:
     if not well_formed(route.evaluator, reply.text, frozenset(route.labels)):
         raise CandidateFailed("answer breaks the format", reply.confidence)
     if route.threshold is not None and reply.confidence < route.threshold:
-        raise CandidateFailed("unsure", reply.confidence)
+        raise CandidateFailed(UNSURE, reply.confidence)
 
 
 async def answer(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Answer:

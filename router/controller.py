@@ -19,6 +19,7 @@ from proxy.errors import StillroomError, Unavailable
 from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
+from proxy.waiting import pause
 from router.lifecycle import advance, publish, route
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
@@ -29,6 +30,7 @@ _log = logging.getLogger("stillroom.controller")
 # Verdicts between two looks at the evidence: small, so that a promotion or a demotion is never far away.
 BATCH = 16
 PUBLISH_SECONDS = 0.5
+BREATH_SECONDS = 0.01  # between two rounds when there is more to compare
 
 Served = Callable[[], Mapping[str, str]]
 
@@ -48,7 +50,7 @@ class Controller:
         async with aiohttp.ClientSession() as session:
             while not stop.is_set():
                 busy = await _unless(stop, self._survived_round(session, teacher))
-                await _pause(stop, 0.0 if busy else self._settings.poll_seconds)
+                await pause(stop, BREATH_SECONDS if busy else self._settings.poll_seconds)
         await publishing
         with _survived("last ingest"):
             self._ingest.run()
@@ -92,7 +94,7 @@ class Controller:
                 with _survived("publishing"):
                     self._publish()
                     published = served
-            await _pause(stop, PUBLISH_SECONDS)
+            await pause(stop, PUBLISH_SECONDS)
 
     def _publish(self) -> None:
         publish(self._log, self._settings, self._served(), self._policy)
@@ -120,11 +122,6 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, bool]) -> bool:
         await asyncio.wait({working})
         return False
     return working.result()
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), max(seconds, 0.01))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ taken over conversations, so that one does not change models half-way.
 import contextlib
 import hashlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ class Router:
         """Follow the watcher's policy."""
         self._watcher = watcher
         self._session: aiohttp.ClientSession | None = None
+        self._asking: Counter[str] = Counter()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -53,6 +55,8 @@ class Router:
                 return Decision(TEACHER, reason or "")
             if route.share < 1 and _position(body["messages"]) >= route.share:
                 return Decision(TEACHER, f"{route.stage}: outside the share")
+            if self._asking[route.candidate] >= route.at_once:
+                return Decision(TEACHER, f"{route.stage}: candidate busy")
         except _SHAPE_ERRORS:
             return Decision(TEACHER, "unreadable request")
         return Decision(route.candidate, route.stage, lambda: self._ask(route, body))
@@ -60,10 +64,13 @@ class Router:
     async def _ask(self, route: Route, body: Mapping[str, Any]) -> Answer:
         if self._session is None:
             raise CandidateFailed("the router is stopping")
+        self._asking[route.candidate] += 1
         try:
             return await answer(self._session, route, body)
         except _SHAPE_ERRORS:
             raise CandidateFailed("unreadable request") from None
+        finally:
+            self._asking[route.candidate] -= 1
 
 
 def _position(messages: list[Mapping[str, Any]]) -> float:

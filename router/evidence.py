@@ -46,8 +46,10 @@ def evidence(log: Log, candidate: Candidate) -> Evidence:
 
 
 def audit(log: Log, candidate: Candidate) -> Parity:
-    """Judge the audit verdicts: the same statistic, after promotion."""
-    rows = log.query("SELECT verdict FROM verdicts WHERE candidate = ? AND kind = 'audit' ORDER BY id", [candidate.id])
+    """Judge the audit verdicts: the same statistic, after promotion; what the teacher would not answer is none."""
+    rows = log.query(
+        "SELECT verdict FROM verdicts WHERE candidate = ? AND kind = 'audit' AND covered ORDER BY id", [candidate.id]
+    )
     return parity([row[0] for row in rows], candidate.margin, candidate.alpha)
 
 

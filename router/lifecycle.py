@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from scipy.stats import binom
+
 from proxy.errors import Refused
 from proxy.log import Log
+from router.candidates import UNREACHABLE, UNSURE
 from router.evidence import Evidence, audit, certificate, evidence, in_words
 from router.parity import Parity
 from router.policy import Policy, Route, save_policy
@@ -26,17 +29,27 @@ from router.registry import (
 )  # fmt: skip
 from router.settings import RouterSettings
 
+# Tries the guardrail looks back on: enough to see a rate, few enough that a student which breaks late is seen soon.
+GUARDED = 200
+# Chance that one such window retires a candidate that fails at max_failures exactly; every exchange is a new look.
+GUARD_ALPHA = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
-class Canary:
-    """What canary traffic showed: exchanges the candidate answered, and those it failed at (being unsure is none)."""
+class Tried:
+    """Latest exchanges of a stage that the candidate answered, and those it failed at (being unsure is none)."""
 
     answered: int
     failed: int
 
+    @property
+    def all(self) -> int:
+        """Both."""
+        return self.answered + self.failed
+
 
 def next_stage(
-    stage: str, shadowed: Parity, audited: Parity, canary: Canary, settings: RouterSettings
+    stage: str, shadowed: Parity, audited: Parity, tried: Tried, settings: RouterSettings
 ) -> tuple[str, str] | None:
     """The stage this evidence calls for and the reason, or None to stay."""
     if stage == SHADOW:
@@ -45,12 +58,18 @@ def next_stage(
         return (RETIRED, f"parity refuted: upper bound {shadowed.upper:.4f}") if shadowed.refuted else None
     if audited.refuted:
         return RETIRED, f"audit refuted parity on {audited.n} exchanges: upper bound {audited.upper:.4f}"
-    tried = canary.answered + canary.failed
-    if stage == CANARY and tried >= settings.canary_exchanges:
-        if canary.failed > settings.max_failures * tried:
-            return RETIRED, f"{canary.failed} of {tried} canary exchanges failed"
-        return LIVE, f"{canary.answered} of {tried} canary exchanges answered"
-    return None
+    over = stage == CANARY and tried.all >= settings.canary_exchanges
+    if failing(tried, settings.max_failures) or (over and tried.failed > settings.max_failures * tried.all):
+        return RETIRED, f"{tried.failed} of the latest {tried.all} {stage} exchanges failed"
+    return (LIVE, f"{tried.answered} of {tried.all} canary exchanges answered") if over else None
+
+
+def failing(tried: Tried, most: float) -> bool:
+    """The guardrail: more failures than a share of `most` explains (binomial tail below GUARD_ALPHA).
+
+    Five tries that all fail are enough at `most` = 0.05, so that clients do not wait for a candidate that times out.
+    """
+    return bool(binom.sf(tried.failed - 1, tried.all, most) < GUARD_ALPHA)
 
 
 def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | None:
@@ -58,7 +77,7 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | N
     if candidate.stage == RETIRED:
         return None
     found = evidence(log, candidate)
-    step = next_stage(candidate.stage, found.parity, audit(log, candidate), _canary(log, candidate), settings)
+    step = next_stage(candidate.stage, found.parity, audit(log, candidate), _tried(log, candidate, settings), settings)
     if step is None:
         return None
     stage, reason = step
@@ -127,10 +146,11 @@ def route(candidate: Candidate, settings: RouterSettings, url: str) -> Route:
         static=tuple(candidate.card["static"]),
         max_tokens=int(candidate.card["max_tokens"]),
         timeout=settings.candidate_timeout,
+        at_once=settings.candidate_concurrency,
     )
 
 
-def standing(log: Log, candidate: Candidate) -> dict[str, object]:
+def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[str, object]:
     """One candidate as `stillroom status` shows it."""
     found: Evidence = evidence(log, candidate)
     return {
@@ -141,19 +161,30 @@ def standing(log: Log, candidate: Candidate) -> dict[str, object]:
         "reason": candidate.reason,
         "verdict": in_words(candidate, found),
         "evidence": asdict(found),
-        "canary": asdict(_canary(log, candidate)),
+        "tried": asdict(_tried(log, candidate, settings)),
     }
 
 
-def _canary(log: Log, candidate: Candidate) -> Canary:
-    """A failure shows in the log as a teacher's answer with a fallback; only this task's, since its canary began."""
+def _tried(log: Log, candidate: Candidate, settings: RouterSettings) -> Tried:
+    """A failure shows in the log as a teacher's answer with a fallback; only this task's, since its stage began.
+
+    An engine that is gone is no failure of the candidate: its route goes with it, and comes back with it.
+    """
     ((answered, failed),) = log.query(
-        "SELECT count(*) FILTER (served_by = $id), "
-        "count(*) FILTER (served_by = 'teacher' AND fallback IS NOT NULL AND fallback <> 'unsure') "
-        "FROM exchanges WHERE task = $task AND ts >= $since",
-        {"id": candidate.id, "task": candidate.task, "since": candidate.since},
-    )
-    return Canary(answered, failed)
+        """
+        WITH latest AS (
+          SELECT served_by FROM exchanges WHERE task = $task AND ts >= $since AND (
+            served_by = $id OR (served_by = 'teacher' AND fallback <> $unsure AND NOT starts_with(fallback, $gone))
+          ) ORDER BY id DESC LIMIT $latest
+        )
+        SELECT count(*) FILTER (served_by = $id), count(*) FILTER (served_by <> $id) FROM latest
+        """,
+        {
+            "id": candidate.id, "task": candidate.task, "since": candidate.since, "unsure": UNSURE,
+            "gone": UNREACHABLE, "latest": max(GUARDED, settings.canary_exchanges),
+        },
+    )  # fmt: skip
+    return Tried(answered, failed)
 
 
 def _supersede(log: Log, candidate: Candidate) -> None:

@@ -22,6 +22,8 @@ _log = logging.getLogger("stillroom.policy")
 class Route:
     """How one task is answered by its candidate; `share` of conversations in [0, 1], `timeout` in seconds.
 
+    `at_once` is how many requests a worker may have with the candidate; an engine's queue would delay all of them.
+
     `threshold` is the least confidence that was certified; None certifies every well-formed answer.
     """
 
@@ -35,6 +37,7 @@ class Route:
     static: tuple[str, ...]
     max_tokens: int
     timeout: float
+    at_once: int
 
 
 @dataclass(frozen=True, slots=True)

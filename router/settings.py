@@ -15,6 +15,7 @@ class RouterSettings:
     audit_share: float = 0.05
     shadow_concurrency: int = 8
     candidate_timeout: float = 10.0
+    candidate_concurrency: int = 8
     poll_seconds: float = 1.0
 
 

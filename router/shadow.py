@@ -38,6 +38,8 @@ WHERE served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8' AND answ
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
 ORDER BY id LIMIT ?
 """
+# What a teacher will say again: recorded as not comparable, or such requests would stand before all others for ever.
+_FINAL = (400, 413, 422)
 # The price function is the one that ingest registers with the log's connection.
 _CHARGE = """
 INSERT INTO spend BY NAME
@@ -90,12 +92,15 @@ async def audit(log: Log, teacher: Upstream, candidate: Candidate, share: float,
     verdicts, bills = [], []
     for exchange, request, answer in log.query(_UNAUDITED, [candidate.id, share, limit]):
         started = time.perf_counter()
-        wanted = await _teacher_answer(teacher, request)
-        if wanted is not None:
+        status, wanted = await _teacher_answer(teacher, request)
+        elapsed = (time.perf_counter() - started) * 1000
+        if wanted.finish_reason:
             score = EVALUATORS[candidate.evaluator](wanted.answer or "", answer)
-            elapsed = (time.perf_counter() - started) * 1000
             verdicts.append(Verdict(exchange, "audit", score, None, True, wanted.answer, elapsed, None))
             bills.append((exchange, wanted))
+        elif status in _FINAL:
+            error = f"the teacher answered {status}"
+            verdicts.append(Verdict(exchange, "audit", 0.0, None, False, None, elapsed, error))
     return _record(log, candidate, verdicts, bills)
 
 
@@ -117,18 +122,18 @@ async def _compare(
     return Verdict(exchange, "shadow", score, sure, covered, text, elapsed, error)
 
 
-async def _teacher_answer(teacher: Upstream, request: str) -> Derived | None:
-    """What the teacher says now, a refusal too, as it was paid for; None when it gave no answer, to be asked again."""
+async def _teacher_answer(teacher: Upstream, request: str) -> tuple[int, Derived]:
+    """What the teacher says now, a refusal too, as it was paid for; no finish reason where it gave no answer."""
     body = {key: value for key, value in json.loads(request).items() if key not in ("stream", "stream_options")}
     headers = [(b"content-type", b"application/json")]
     try:
         response = await teacher.forward("POST", CHAT, headers, json.dumps(body).encode())
         text = b"".join([piece async for piece in response.content.iter_any()])
         response.release()
+        status = response.status
     except (aiohttp.ClientError, TimeoutError, OSError):
-        return None
-    derived = derive(CHAT, None, request, response.status, False, text.decode("utf-8", "replace"))
-    return derived if derived.finish_reason else None
+        status, text = 503, b""
+    return status, derive(CHAT, None, request, status, False, text.decode("utf-8", "replace"))
 
 
 def _record(

@@ -141,8 +141,11 @@ async def test_an_answer_that_was_cut_off_does_not_go_out(engine: Engine) -> Non
 
 
 async def test_an_engine_that_errs_is_a_failure(engine: Engine) -> None:
+    engine.status = 400
+    with pytest.raises(CandidateFailed, match="candidate answered 400"):
+        await asked(engine)
     engine.status = 500
-    with pytest.raises(CandidateFailed, match="answered 500"):
+    with pytest.raises(CandidateFailed, match="candidate unreachable: HTTP 500"):
         await asked(engine)
 
 

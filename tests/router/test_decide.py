@@ -1,3 +1,4 @@
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,30 @@ async def test_the_answer_comes_from_the_candidate(tmp_path: Path, engine: Engin
             assert decision.answer is not None
             sent = await decision.answer()
     assert json.loads(sent.body)["choices"][0]["message"]["content"] == "billing"
+
+
+async def test_a_candidate_gets_no_more_at_once_than_it_may(tmp_path: Path, engine: Engine) -> None:
+    engine.delay = 0.2
+    with serving(engine.app) as url:
+        one = router(tmp_path, url, at_once=2)
+        async with one.running():
+            waiting = []
+            for _ in range(2):
+                waiting.append(asyncio.create_task(decided(one, request()).answer()))  # type: ignore[misc,arg-type]
+                await asyncio.sleep(0)
+            assert decided(one, request()) == Decision("teacher", "live: candidate busy")
+            await asyncio.gather(*waiting)
+            assert decided(one, request()).served_by == "student-1"
+
+
+async def test_a_candidate_that_fails_is_free_again(tmp_path: Path) -> None:
+    one = router(tmp_path, at_once=1)
+    async with one.running():
+        for _ in range(3):
+            decision = decided(one, request())
+            assert decision.answer is not None
+            with pytest.raises(CandidateFailed, match="unreachable"):
+                await decision.answer()
 
 
 async def test_a_router_that_is_not_running_fails_over_to_the_teacher(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
-from router.lifecycle import Canary, advance, next_stage, promote, publish, rollback, route, standing
+from router.lifecycle import GUARDED, Tried, advance, failing, next_stage, promote, publish, rollback, route, standing
 from router.parity import Parity, parity
 from router.policy import Policy, PolicyWatcher, load_policy
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, candidates, certificate_of, move
@@ -16,31 +16,33 @@ from tests.router.test_policy import soon
 SETTINGS = RouterSettings(canary_exchanges=4, max_failures=0.25)
 PROVEN, REFUTED, OPEN = (parity(scores, 0.05, 0.05) for scores in ([1.0] * 200, [0.0] * 60, [1.0] * 5))
 SERVED = {"student-1": "http://127.0.0.1:1", "student-2": "http://127.0.0.1:2"}
-NOTHING = Canary(0, 0)
+NOTHING = Tried(0, 0)
 
 
 @pytest.mark.parametrize(
-    ("stage", "shadowed", "audited", "canary", "wanted"),
+    ("stage", "shadowed", "audited", "tried", "wanted"),
     [
         (SHADOW, OPEN, OPEN, NOTHING, None),
         (SHADOW, PROVEN, OPEN, NOTHING, CANARY),
         (SHADOW, REFUTED, OPEN, NOTHING, RETIRED),
-        (CANARY, PROVEN, OPEN, Canary(3, 0), None),
-        (CANARY, PROVEN, OPEN, Canary(4, 0), LIVE),
-        (CANARY, PROVEN, OPEN, Canary(3, 1), LIVE),
-        (CANARY, PROVEN, OPEN, Canary(2, 2), RETIRED),
-        (CANARY, PROVEN, OPEN, Canary(0, 3), None),
-        (CANARY, PROVEN, REFUTED, Canary(4, 0), RETIRED),
+        (CANARY, PROVEN, OPEN, Tried(3, 0), None),
+        (CANARY, PROVEN, OPEN, Tried(4, 0), LIVE),
+        (CANARY, PROVEN, OPEN, Tried(3, 1), LIVE),
+        (CANARY, PROVEN, OPEN, Tried(2, 2), RETIRED),
+        (CANARY, PROVEN, OPEN, Tried(0, 3), None),
+        (CANARY, PROVEN, REFUTED, Tried(4, 0), RETIRED),
         (CANARY, REFUTED, OPEN, NOTHING, None),
-        (LIVE, PROVEN, PROVEN, Canary(99, 0), None),
-        (LIVE, PROVEN, OPEN, Canary(0, 99), None),
-        (LIVE, PROVEN, REFUTED, Canary(99, 0), RETIRED),
+        (LIVE, PROVEN, PROVEN, Tried(99, 0), None),
+        (CANARY, PROVEN, OPEN, Tried(0, 10), RETIRED),
+        (LIVE, PROVEN, OPEN, Tried(0, 10), RETIRED),
+        (LIVE, PROVEN, OPEN, Tried(2, 2), None),
+        (LIVE, PROVEN, REFUTED, Tried(99, 0), RETIRED),
     ],
 )
 def test_the_stage_that_evidence_calls_for(
-    stage: str, shadowed: Parity, audited: Parity, canary: Canary, wanted: str | None
+    stage: str, shadowed: Parity, audited: Parity, tried: Tried, wanted: str | None
 ) -> None:
-    step = next_stage(stage, shadowed, audited, canary, SETTINGS)
+    step = next_stage(stage, shadowed, audited, tried, SETTINGS)
     assert (step[0] if step else None) == wanted
 
 
@@ -106,16 +108,65 @@ def test_a_canary_that_fails_is_retired(log: Log) -> None:
     insert(log, ["a"] * 2, served_by=candidate.id)
     insert(log, ["a"] * 2, fallback="candidate timed out")
     advance(log, candidate, SETTINGS)
-    assert (now(log).stage, now(log).reason) == (RETIRED, "2 of 4 canary exchanges failed")
+    assert (now(log).stage, now(log).reason) == (RETIRED, "2 of the latest 4 canary exchanges failed")
 
 
 def test_being_unsure_or_before_the_canary_or_elsewhere_is_no_failure(log: Log) -> None:
     candidate = canary(log)
     insert(log, ["a"] * 9, fallback="unsure")
+    insert(log, ["a"] * 9, fallback="candidate unreachable: ServerDisconnectedError")
     insert(log, ["a"] * 9, fallback="candidate timed out", ts=datetime.now(UTC) - timedelta(hours=1))
     insert(log, ["a"] * 9, fallback="candidate timed out", task="another")
-    assert standing(log, candidate)["canary"] == {"answered": 0, "failed": 0}
+    assert standing(log, candidate, SETTINGS)["tried"] == {"answered": 0, "failed": 0}
     assert advance(log, candidate, SETTINGS) is None
+
+
+def live(log: Log) -> Candidate:
+    move(log, canary(log), LIVE, "for the test")
+    return now(log)
+
+
+def test_a_live_candidate_that_starts_to_fail_is_retired(log: Log) -> None:
+    candidate = live(log)
+    insert(log, ["a"] * (GUARDED + 50), served_by=candidate.id)
+    insert(log, ["a"] * 60, fallback="candidate timed out")
+    assert advance(log, candidate, SETTINGS) is None  # 60 of 200 at 25 % may be chance.
+    insert(log, ["a"] * 60, fallback="candidate timed out")
+    advance(log, candidate, SETTINGS)
+    assert (now(log).stage, now(log).reason) == (RETIRED, "120 of the latest 200 live exchanges failed")
+
+
+def test_a_live_candidate_whose_engine_is_gone_stays_live(log: Log) -> None:
+    candidate = live(log)
+    insert(log, ["a"] * 50, fallback="candidate unreachable: ClientConnectorError")
+    assert advance(log, candidate, SETTINGS) is None
+
+
+def test_a_canary_may_be_longer_than_the_guardrail_looks_back(log: Log) -> None:
+    candidate = canary(log)
+    patient = RouterSettings(canary_exchanges=GUARDED + 20)
+    insert(log, ["a"] * (GUARDED + 19), served_by=candidate.id)
+    assert advance(log, candidate, patient) is None
+    insert(log, ["a"], served_by=candidate.id)
+    assert f"{GUARDED + 20} of {GUARDED + 20}" in (advance(log, candidate, patient) or "")
+
+
+@pytest.mark.parametrize(
+    ("tried", "most", "wanted"),
+    [
+        (Tried(0, 0), 0.05, False),
+        (Tried(0, 4), 0.05, False),
+        (Tried(0, 5), 0.05, True),
+        (Tried(190, 10), 0.05, False),
+        (Tried(174, 26), 0.05, False),
+        (Tried(170, 30), 0.05, True),
+        (Tried(200, 0), 0.0, False),
+        (Tried(199, 1), 0.0, True),
+        (Tried(0, 200), 1.0, False),
+    ],
+)
+def test_the_guardrail_needs_more_failures_than_chance_gives(tried: Tried, most: float, wanted: bool) -> None:
+    assert failing(tried, most) is wanted
 
 
 def test_audits_that_refute_retire_a_live_candidate(log: Log) -> None:
@@ -206,6 +257,6 @@ def test_a_canary_gets_its_share_and_a_live_candidate_all(log: Log) -> None:
 def test_standing_says_where_a_candidate_is_and_why(log: Log) -> None:
     candidate = known(log)
     judged(log, candidate, [1.0] * 200)
-    shown = standing(log, candidate)
+    shown = standing(log, candidate, SETTINGS)
     assert (shown["task"], shown["stage"], shown["reason"]) == (TASK, SHADOW, "registered")
     assert str(shown["verdict"]).startswith("certified: ")

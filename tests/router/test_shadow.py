@@ -5,13 +5,14 @@ from typing import Any
 
 import aiohttp
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
 from proxy.log import Log
 from proxy.replay import create_replay
 from proxy.settings import TeacherSettings
 from proxy.traffic_file import Row
 from proxy.upstream import Teacher
+from router import evidence
 from router.registry import Candidate
 from router.shadow import audit, shadow
 from tests.router.conftest import Engine, chat, insert, known, route_to
@@ -172,3 +173,21 @@ async def test_a_teacher_that_refuses_now_disagrees_and_is_asked_once(log: Log) 
     with serving(app) as url:
         assert [await audited(log, url, candidate) for _ in range(2)] == [1, 0]
     assert verdicts(log)[exchange][:2] == (0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "final"), [(400, True), (422, True), (401, False), (404, False), (429, False), (500, False)]
+)
+@pytest.mark.usefixtures("ingest")
+async def test_what_a_teacher_will_never_answer_stands_in_nobodys_way(log: Log, status: int, final: bool) -> None:
+    candidate = known(log)
+    (exchange,) = insert(log, ["mine?"], served_by=candidate.id)
+    app = FastAPI()
+    app.add_api_route("/v1/chat/completions", lambda: Response("{}", status), methods=["POST"])
+    with serving(app) as url:
+        assert [await audited(log, url, candidate) for _ in range(2)] == [int(final), 0]
+    if final:
+        assert verdicts(log)[exchange][:2] == (0.0, False)
+        assert verdicts(log)[exchange][4] == f"the teacher answered {status}"
+    assert evidence.audit(log, candidate).n == 0
+    assert log.query("SELECT count(*) FROM spend") == [(0,)]

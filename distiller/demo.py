@@ -37,7 +37,8 @@ from router.shadow import waiting
 KEY = "STILLROOM_DEMO_KEY"
 SEED = 7
 SAMPLE, SAMPLE_EARLIER = 1500, 900
-EARLIER_AT_ONCE, LATER_AT_ONCE = 16, 4  # a student on two cores answers one or two requests a second
+# A student on two cores answers one or two requests a second: more clients at once would be sent on to the teacher.
+EARLIER_AT_ONCE, LATER_AT_ONCE = 16, 3
 ENGINE_WAIT = 600.0
 LOOK_SECONDS = 2.0  # each look costs a query, on the cores the engine needs
 
@@ -55,7 +56,7 @@ canary_share = 0.25
 canary_exchanges = 10
 audit_share = 0.2
 shadow_concurrency = 16
-candidate_concurrency = 3
+candidate_concurrency = {at_once}
 [money]
 engine_hour = 0.1
 training_hour = 0.1
@@ -104,6 +105,7 @@ def run_demo(traffic_file: Path | None, folder: Path) -> int:
             port=ports[0],
             teacher=ports[1],
             engine=ports[2],
+            at_once=LATER_AT_ONCE,
             key=KEY,
             rows=rows,
             epochs=epochs,

@@ -55,7 +55,7 @@ async def run_controller(settings: Settings, config: Path | None, stop: asyncio.
             teacher: Upstream | None = None
             if settings.teacher.key_env:  # Without a key of our own there is nobody to audit with.
                 direct = Teacher(settings.teacher)
-                stack.push_async_callback(direct.close)
+                stack.callback(direct.close)
                 teacher = translating(direct, settings.teacher)
             scheduler = service.schedule()
             scheduler.start()

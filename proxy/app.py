@@ -62,7 +62,7 @@ def create_app(
                 yield
         finally:
             rotating.cancel()
-            await upstream.close()
+            upstream.close()
             writer.rotate()
 
     app = ProxyApp(title="Stillroom", lifespan=lifespan, openapi_url=None)

@@ -8,18 +8,17 @@ for it. Where anything of ours fails, the client still gets the teacher's answer
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
-import aiohttp
-
+from proxy.client import Headers
 from proxy.counters import Counters
 from proxy.deciding import TEACHER, Asked, CandidateFailed, Decide
 from proxy.errors import envelope
 from proxy.exchange import Exchange
 from proxy.ids import ulid
 from proxy.spool import SpoolWriter
-from proxy.upstream import Headers, response_headers
+from proxy.upstream import response_headers
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -32,7 +31,7 @@ _log = logging.getLogger("stillroom.proxy")
 
 
 class UpstreamResponse(Protocol):
-    """What the relay needs of an answer; aiohttp's response is one."""
+    """What the relay needs of an answer."""
 
     @property
     def status(self) -> int: ...  # noqa: D102
@@ -43,12 +42,9 @@ class UpstreamResponse(Protocol):
     @property
     def content_type(self) -> str: ...  # noqa: D102
 
-    @property
-    def content(self) -> Any: ...  # noqa: D102
+    def pieces(self) -> AsyncIterator[bytes]: ...  # noqa: D102
 
     def close(self) -> None: ...  # noqa: D102
-
-    def release(self) -> Any: ...  # noqa: D102
 
 
 class Upstream(Protocol):
@@ -132,14 +128,14 @@ class Relay:
         target = scope.get("raw_path", exchange.path.encode()).decode("latin-1") + query
         try:
             upstream = await self._teacher.forward(exchange.method, target, scope["headers"], exchange.request)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except OSError as error:
             exchange.error = f"upstream: {type(error).__name__}"
             await _answer(send, *_unreachable(error), (), kept)
             return
         try:
             await self._pass_on(upstream, exchange, kept, receive, send)
         finally:
-            upstream.close() if exchange.partial else upstream.release()
+            upstream.close()
 
     async def _pass_on(
         self,
@@ -158,7 +154,7 @@ class Relay:
                 await _pass_stream(upstream, exchange, kept, receive, send)
             else:
                 await _pass_plain(upstream, exchange, kept, send)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except OSError as error:
             exchange.partial, exchange.error = True, exchange.error or f"upstream died: {type(error).__name__}"
             kept.keep()
             if not exchange.stream:
@@ -204,7 +200,7 @@ async def _pass_plain(upstream: UpstreamResponse, exchange: Exchange, kept: _Kee
     received = bytearray()
     exchange.response = received
     held = b""
-    async for chunk in upstream.content.iter_any():
+    async for chunk in upstream.pieces():
         if not received:
             kept.first_byte()
         received += chunk
@@ -228,7 +224,7 @@ async def _pass_stream(
 
     gone.add_done_callback(hang_up)
     try:
-        async for chunk in upstream.content.iter_any():
+        async for chunk in upstream.pieces():
             if not received:
                 kept.first_byte()
             received += chunk
@@ -236,7 +232,7 @@ async def _pass_stream(
                 kept.keep()
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         if gone.done():
-            raise aiohttp.ClientConnectionError("client hung up")
+            raise ConnectionAbortedError("client hung up")
     finally:
         gone.remove_done_callback(hang_up)
         gone.cancel()

@@ -11,11 +11,12 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+from proxy.client import Headers
 from proxy.derive import CHAT
 from proxy.errors import envelope
 from proxy.relay import Upstream, UpstreamResponse
 from proxy.settings import TeacherSettings
-from proxy.upstream import Headers, teacher_key
+from proxy.upstream import teacher_key
 
 
 def translating(inner: Upstream, settings: TeacherSettings) -> Upstream:
@@ -57,17 +58,13 @@ class Translated:
         self.status, self._pieces = status, pieces
         self.raw_headers = ((b"content-type", content_type),)
         self.content_type = content_type.decode().partition(";")[0]
-        self.content = self
 
-    def iter_any(self) -> AsyncIterator[bytes]:
+    def pieces(self) -> AsyncIterator[bytes]:
         """The body, piece by piece."""
         return self._pieces
 
     def close(self) -> None:
         """Nothing is held open here: litellm ends its request when the iterator goes."""
-
-    def release(self) -> None:
-        """As `close`."""
 
 
 def _chat(target: str, body: bytes) -> dict[str, Any] | None:

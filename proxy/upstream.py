@@ -3,14 +3,10 @@
 Must not parse a body. Hop-by-hop headers (RFC 9110, section 7.6.1) and our own `x-stillroom-*` stay behind.
 """
 
-import io
 import os
-from collections.abc import Iterable
+from urllib.parse import urlsplit
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
+from proxy.client import Client, Headers, Response
 from proxy.errors import BadInput
 from proxy.settings import TeacherSettings
 
@@ -22,11 +18,6 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 _OURS = b"x-stillroom-"
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
-# aiohttp would add these of its own accord; the teacher must see what the client sent and nothing else.
-_LARGE = 1 << 20  # bytes; from here on aiohttp wants a file, which it writes piece by piece.
-_NO_AUTO = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
-
-Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Teacher:
@@ -34,44 +25,30 @@ class Teacher:
 
     def __init__(self, settings: TeacherSettings) -> None:
         """Read the key from the environment; BadInput when the setting names a variable that is not set."""
-        self._base = settings.url.rstrip("/").removesuffix("/v1")
+        url = urlsplit(settings.url.rstrip("/").removesuffix("/v1"))
+        self._prefix = url.path
         self._key = teacher_key(settings)
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=settings.connect_timeout, sock_read=settings.read_timeout
-        )
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15),
-            timeout=timeout,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            max_field_size=65536,
-        )
+        self._client = Client(settings.url, settings.connect_timeout, settings.read_timeout)
 
-    async def forward(self, method: str, target: str, headers: Headers, body: bytes) -> aiohttp.ClientResponse:
-        """Send the request; returns once the response's headers are there. Raises aiohttp.ClientError, TimeoutError."""
-        return await self._session.request(
-            method,
-            URL(self._base + target, encoded=True),
-            headers=self._outgoing(headers),
-            data=io.BytesIO(body) if len(body) > _LARGE else body or None,
-            allow_redirects=False,
-            skip_auto_headers=_NO_AUTO,
-        )
+    async def forward(self, method: str, target: str, headers: Headers, body: bytes) -> Response:
+        """Send the request; returns once the response's headers are there. Raises OSError, TimeoutError."""
+        return await self._client.request(method, self._prefix + target, self._outgoing(headers), body)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        self._client.close()
 
-    def _outgoing(self, headers: Headers) -> CIMultiDict[str]:
-        kept: CIMultiDict[str] = CIMultiDict()
+    def _outgoing(self, headers: Headers) -> Headers:
         dropped = _NOT_FORWARDED | named_by_connection(headers)
-        for name, value in headers:
-            lower = name.lower()
-            if lower not in dropped and not lower.startswith(_OURS):
-                kept.add(name.decode("latin-1"), _text(value))
-        if self._key:
-            kept["Authorization"] = f"Bearer {self._key}"
-        return kept
+        kept = [
+            (name, value)
+            for name, value in headers
+            if (lower := name.lower()) not in dropped and not lower.startswith(_OURS)
+        ]
+        if not self._key:
+            return kept
+        own = (b"Authorization", b"Bearer " + self._key.encode())
+        return [own, *((name, value) for name, value in kept if name.lower() != b"authorization")]
 
 
 def teacher_key(settings: TeacherSettings) -> str:
@@ -79,20 +56,15 @@ def teacher_key(settings: TeacherSettings) -> str:
     if not settings.key_env:
         return ""
     try:
-        return os.environ[settings.key_env]
+        key = os.environ[settings.key_env]
     except KeyError:
         raise BadInput(
             f"teacher.key_env names {settings.key_env}, which is not set: export it, or clear the setting "
             "so that clients' own keys are passed through"
         ) from None
-
-
-def _text(value: bytes) -> str:
-    """aiohttp writes header values as UTF-8; so read, they go out as the same bytes. Other bytes are Latin-1."""
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+    if not key.isascii() or not key.isprintable():
+        raise BadInput(f"{settings.key_env} holds characters that no key has: a line break at its end, perhaps")
+    return key
 
 
 def named_by_connection(headers: Headers) -> frozenset[bytes]:

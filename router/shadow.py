@@ -128,10 +128,10 @@ async def _teacher_answer(teacher: Upstream, request: str) -> tuple[int, Derived
     headers = [(b"content-type", b"application/json")]
     try:
         response = await teacher.forward("POST", CHAT, headers, json.dumps(body).encode())
-        text = b"".join([piece async for piece in response.content.iter_any()])
-        response.release()
+        text = b"".join([piece async for piece in response.pieces()])
+        response.close()
         status = response.status
-    except (aiohttp.ClientError, TimeoutError, OSError):
+    except OSError:
         status, text = 503, b""
     return status, derive(CHAT, None, request, status, False, text.decode("utf-8", "replace"))
 

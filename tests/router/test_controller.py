@@ -83,7 +83,7 @@ async def looping(log: Log, ingest: Ingest, engine: Engine, replay: str, home: P
         teacher = Teacher(TeacherSettings(url=replay))
         async with aiohttp.ClientSession() as session:
             yield Loop(controller, log, home / "spool", home / "policy.json", engine, served, teacher, session)
-        await teacher.close()
+        teacher.close()
 
 
 async def eventually(check: Callable[[], bool]) -> None:

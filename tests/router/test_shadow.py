@@ -100,7 +100,7 @@ def replay() -> Iterator[str]:
 async def teacher_at(url: str) -> AsyncIterator[Teacher]:
     teacher = Teacher(TeacherSettings(url=url))
     yield teacher
-    await teacher.close()
+    teacher.close()
 
 
 async def audited(log: Log, url: str, candidate: Candidate, share: float = 1.0) -> int:

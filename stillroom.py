@@ -44,6 +44,7 @@ def serve(arguments: argparse.Namespace) -> int:
     import asyncio
     import shutil
 
+    from proxy.admin import admin_token
     from proxy.listening import bound, descriptor
     from proxy.migrations import migrate
     from proxy.supervisor import Child, supervise
@@ -51,20 +52,20 @@ def serve(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.config)
     teacher_key(settings.teacher)  # Refuse to start, rather than fail each request, when the key is missing.
+    admin_token(settings.admin)
     migrate(_log(settings, create=True))
-    listener = bound(settings.proxy.host, settings.proxy.port)
-    metrics = settings.folder / "state" / "metrics"
-    shutil.rmtree(metrics, ignore_errors=True)
-    metrics.mkdir(parents=True)
+    fd = descriptor(bound(settings.proxy.host, settings.proxy.port))
+    admin_fd = descriptor(bound(settings.admin.host, settings.admin.port))
+    shutil.rmtree(settings.metrics, ignore_errors=True)
+    settings.metrics.mkdir(parents=True)
     program = [sys.executable, "-m", "stillroom"]
     config = ["--config", str(arguments.config)] if arguments.config else []
-    fd = descriptor(listener)
-    environment = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(settings.metrics)}
     children = [
         Child(f"worker {number}", [*program, "worker", "--fd", str(fd), *config], environment, [fd])
         for number in range(1, settings.proxy.workers + 1)
     ]
-    children.append(Child("controller", [*program, "controller", *config], environment))
+    children.append(Child("controller", [*program, "controller", "--fd", str(admin_fd), *config], {}, [admin_fd]))
     print(
         f"Stillroom listens on http://{settings.proxy.host}:{settings.proxy.port}/v1 and asks {settings.teacher.url}; "
         f"everything it keeps is under {settings.folder} (process {os.getpid()}; Ctrl-C stops it)",
@@ -102,13 +103,15 @@ def worker(arguments: argparse.Namespace) -> int:
 def controller(arguments: argparse.Namespace) -> int:
     """Everything that is not the request path; started by `serve`."""
     import asyncio
+    import socket
 
     from distiller.service import run_controller
     from proxy.supervisor import end_with_parent
 
     end_with_parent()
     settings = load_settings(arguments.config)
-    asyncio.run(_until_signal(lambda stop: run_controller(settings, arguments.config, stop)))
+    listener = socket.socket(fileno=arguments.fd)
+    asyncio.run(_until_signal(lambda stop: run_controller(settings, arguments.config, listener, stop)))
     return 0
 
 
@@ -341,7 +344,8 @@ def _parser() -> argparse.ArgumentParser:
     add("doctor", doctor, "stillroom doctor --config stillroom.toml", shared, scripted)
     made = add("worker", worker, "(started by serve)", shared)
     made.add_argument("--fd", type=int, required=True, help="the listening socket")
-    add("controller", controller, "(started by serve)", shared)
+    made = add("controller", controller, "(started by serve)", shared)
+    made.add_argument("--fd", type=int, required=True, help="the admin port's listening socket")
     return parser
 
 

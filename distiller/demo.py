@@ -46,6 +46,8 @@ LOOK_SECONDS = 2.0  # each look costs a query, on the cores the engine needs
 TOML = """home = "home"
 [proxy]
 port = {port}
+[admin]
+port = {admin}
 [teacher]
 url = "http://127.0.0.1:{teacher}"
 key_env = "{key}"
@@ -96,7 +98,7 @@ def run_demo(traffic_file: Path | None, folder: Path) -> int:
     started = time.monotonic()
     _fresh(folder)
     traffic = load_traffic(traffic_file, folder)
-    ports = [_free_port() for _ in range(3)]
+    ports = [_free_port() for _ in range(4)]
     config = folder / "stillroom.toml"
     # Generated traffic is easy: one pass over it is enough, and the demo stays below ten minutes on two cores.
     rows, epochs, tokens = (450, 1, 0) if traffic_file is None else (2000, 2, 80_000)
@@ -105,6 +107,7 @@ def run_demo(traffic_file: Path | None, folder: Path) -> int:
             port=ports[0],
             teacher=ports[1],
             engine=ports[2],
+            admin=ports[3],
             at_once=LATER_AT_ONCE,
             key=KEY,
             rows=rows,

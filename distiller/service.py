@@ -7,6 +7,7 @@ neither stall the loop nor take it down.
 import asyncio
 import json
 import logging
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from apscheduler.triggers.cron import CronTrigger
 from distiller.base import compute_dtype
 from distiller.serving import Engine, EngineSettings, EngineStatus, Golden
 from distiller.settings import Settings
+from proxy.admin import create_admin, serve_admin
 from proxy.errors import BadInput
 from proxy.ingest import Ingest
 from proxy.log import Log, open_log
@@ -42,8 +44,10 @@ ENGINE_SECONDS = 2.0  # between two looks whether the engine should serve other 
 CHARGE_SECONDS = 60.0
 
 
-async def run_controller(settings: Settings, config: Path | None, stop: asyncio.Event) -> None:
-    """Run everything that is not the request path, until `stop`."""
+async def run_controller(
+    settings: Settings, config: Path | None, admin_port: socket.socket, stop: asyncio.Event
+) -> None:
+    """Run everything that is not the request path, until `stop`; `admin_port` listens already."""
     with only_one(settings.folder):
         log = open_log(settings.log, settings.folder)
         migrate(log)
@@ -60,7 +64,8 @@ async def run_controller(settings: Settings, config: Path | None, stop: asyncio.
             scheduler = service.schedule()
             scheduler.start()
             stack.callback(scheduler.shutdown, wait=False)
-            await asyncio.gather(controller.run(stop, teacher), service.serve(stop))
+            app = create_admin(settings.admin, settings.metrics)
+            await asyncio.gather(controller.run(stop, teacher), service.serve(stop), serve_admin(app, admin_port, stop))
         log.close()
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from proxy.errors import BadInput
-from proxy.settings import LogSettings, ProxySettings, SpoolSettings, TeacherSettings, parse, read_toml
+from proxy.settings import AdminSettings, LogSettings, ProxySettings, SpoolSettings, TeacherSettings, parse, read_toml
 from router.settings import MoneySettings, RouterSettings
 
 DEFAULT_FILE = "stillroom.toml"
@@ -49,6 +49,7 @@ class Settings:
 
     home: str = "stillroom-data"
     proxy: ProxySettings = field(default_factory=ProxySettings)
+    admin: AdminSettings = field(default_factory=AdminSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     spool: SpoolSettings = field(default_factory=SpoolSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -71,6 +72,11 @@ class Settings:
     def policy(self) -> Path:
         """The policy the workers watch."""
         return self.folder / "state" / "policy.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The workers' counters."""
+        return self.folder / "state" / "metrics"
 
     @property
     def engine_state(self) -> Path:

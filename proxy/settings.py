@@ -41,6 +41,15 @@ class TeacherSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AdminSettings:
+    """`[admin]`: where operators and Prometheus connect; `token_env` names the variable with the token."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+    token_env: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SpoolSettings:
     """`[spool]`: when a segment closes (bytes, seconds) and how long ingested ones are kept (days)."""
 

@@ -61,7 +61,8 @@ def deployed(
     traffic, config = folder / "traffic.jsonl", folder / "stillroom.toml"
     write_traffic(rows, traffic)
     config.write_text(f'home = "home"\n[teacher]\nurl = "http://127.0.0.1:{teacher}"\nkey_env = "TEST_KEY"\n{settings}')
-    config.write_text(config.read_text().replace("[proxy]", f"[proxy]\nport = {port}"))
+    ports = f"[admin]\nport = {free_port()}\n[proxy]\nport = {port}"
+    config.write_text(config.read_text().replace("[proxy]", ports))
     with ExitStack() as stack:
         _start(stack, folder / "teacher.log", ["replay-teacher", "--traffic", str(traffic), "--port", str(teacher)], {})
         environment = {"TEST_KEY": "sk-test", **environment}

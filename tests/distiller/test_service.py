@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,5 +46,5 @@ def test_a_bad_cron_expression_is_refused(log: Log) -> None:
 
 
 def test_a_second_controller_on_one_home_is_refused(tmp_path: Path) -> None:
-    with only_one(tmp_path), pytest.raises(Unavailable, match="another controller"):
-        asyncio.run(run_controller(Settings(home=str(tmp_path)), None, asyncio.Event()))
+    with socket.socket() as admin, only_one(tmp_path), pytest.raises(Unavailable, match="another controller"):
+        asyncio.run(run_controller(Settings(home=str(tmp_path)), None, admin, asyncio.Event()))

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint bench-proxy install clean
 
 install: $(VENV)/.ready
 
@@ -25,6 +25,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Takes about 15 minutes; BENCH='--without litellm' and other options: see tests/bench/proxy.py.
+bench-proxy: install
+	$(BIN)/python -m tests.bench.proxy $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from proxy.counters import Counters
 from proxy.deciding import Decide, always_teacher
-from proxy.relay import Receive, Relay, Scope, Send
+from proxy.relay import Receive, Relay, RelayOptions, Scope, Send
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import SpoolWriter
 from proxy.translate import translating
@@ -55,7 +55,8 @@ def create_app(
         assert isinstance(app, ProxyApp)
         writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds)
         upstream = Teacher(teacher)
-        app.relay = Relay(translating(upstream, teacher), writer, counters, decide, proxy.max_body_mb << 20)
+        options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage)
+        app.relay = Relay(translating(upstream, teacher), writer, counters, decide, options)
         rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
         try:
             async with running():

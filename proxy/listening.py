@@ -25,6 +25,6 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def descriptor(listener: socket.socket) -> int:
-    """The file descriptor, made inheritable."""
+    """The file descriptor, made inheritable; the socket object lets go of it, so that it stays open."""
     listener.set_inheritable(True)
-    return listener.fileno()
+    return listener.detach()

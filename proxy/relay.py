@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from proxy.client import Headers
@@ -19,6 +20,7 @@ from proxy.exchange import Exchange
 from proxy.ids import ulid
 from proxy.spool import SpoolWriter
 from proxy.upstream import response_headers
+from proxy.usage import UsageStripper, ask_for_usage
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -27,6 +29,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 # With the line break before it: inside an answer's JSON a break is escaped, so no text can be taken for the end.
 _DONE = b"\ndata: [DONE]"
+_STREAMS_WITH_USAGE = ("/v1/chat/completions", "/v1/completions")
 _log = logging.getLogger("stillroom.proxy")
 
 
@@ -55,6 +58,16 @@ class Upstream(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class RelayOptions:
+    """`max_body` in bytes; how long an answer is read on for its usage once the client is gone, in seconds."""
+
+    max_body: int
+    drain_seconds: float = 0.0
+    stream_usage: bool = True
+    """Ask for the usage of streams whose client did not, and take it out of the answer again."""
+
+
 class BodyTooLarge(Exception):
     """The client's body is over the limit."""
 
@@ -67,21 +80,21 @@ class Relay:
     """One per worker; `decide` must return at once."""
 
     def __init__(
-        self, teacher: Upstream, spool: SpoolWriter, counters: Counters, decide: Decide, max_body: int
+        self, teacher: Upstream, spool: SpoolWriter, counters: Counters, decide: Decide, options: RelayOptions
     ) -> None:
-        """Hold the collaborators; `max_body` in bytes."""
+        """Hold the collaborators."""
         self._teacher, self._spool, self._counters = teacher, spool, counters
-        self._decide, self._max_body = decide, max_body
+        self._decide, self._options = decide, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request under /v1."""
         started = time.perf_counter()
         try:
-            body = await _read_body(scope, receive, self._max_body)
+            body = await _read_body(scope, receive, self._options.max_body)
         except ClientGone:
             return
         except BodyTooLarge:
-            limit = f"the request body is over {self._max_body >> 20} MB: raise proxy.max_body_mb or send less"
+            limit = f"the request body is over {self._options.max_body >> 20} MB: raise proxy.max_body_mb or send less"
             await _answer(send, 413, envelope(limit, "invalid_request_error", "body_too_large"), ())
             return
         headers = scope["headers"]
@@ -119,21 +132,30 @@ class Relay:
                 exchange.confidence, exchange.stream = answer.confidence, answer.stream
                 await _answer(send, 200, answer.body, [(b"content-type", answer.content_type)], kept)
                 return
-        await self._from_teacher(exchange, kept, scope, receive, send)
+        client = _Client(exchange, receive, self._options.drain_seconds)
+        try:
+            await self._from_teacher(exchange, kept, scope, send)
+        except asyncio.CancelledError:
+            if not client.hung_up:
+                raise
+        finally:
+            client.leave()
 
-    async def _from_teacher(
-        self, exchange: Exchange, kept: "_Keeping", scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _from_teacher(self, exchange: Exchange, kept: "_Keeping", scope: Scope, send: Send) -> None:
         query = f"?{exchange.query}" if exchange.query else ""
         target = scope.get("raw_path", exchange.path.encode()).decode("latin-1") + query
+        headers, body = scope["headers"], exchange.request
+        asked = ask_for_usage(body) if self._options.stream_usage and exchange.path in _STREAMS_WITH_USAGE else None
+        if asked is not None:  # What was asked for has to be taken out again, and so has to be readable.
+            headers, body = [*_without(headers, b"accept-encoding"), (b"accept-encoding", b"identity")], asked
         try:
-            upstream = await self._teacher.forward(exchange.method, target, scope["headers"], exchange.request)
+            upstream = await self._teacher.forward(exchange.method, target, headers, body)
         except OSError as error:
             exchange.error = f"upstream: {type(error).__name__}"
             await _answer(send, *_unreachable(error), (), kept)
             return
         try:
-            await self._pass_on(upstream, exchange, kept, receive, send)
+            await self._pass_on(upstream, exchange, kept, send, asked is not None)
         finally:
             upstream.close()
 
@@ -142,16 +164,19 @@ class Relay:
         upstream: UpstreamResponse,
         exchange: Exchange,
         kept: "_Keeping",
-        receive: Receive,
         send: Send,
+        strip: bool,
     ) -> None:
         exchange.status, exchange.response_headers = upstream.status, upstream.raw_headers
         exchange.stream = upstream.content_type == "text/event-stream"
+        strip = strip and exchange.stream and _header(upstream.raw_headers, b"content-encoding") is None
         headers = [*response_headers(upstream.raw_headers), *_about(exchange)]
+        if strip:
+            headers = _without(headers, b"content-length")
         await send({"type": "http.response.start", "status": upstream.status, "headers": headers})
         try:
             if exchange.stream:
-                await _pass_stream(upstream, exchange, kept, receive, send)
+                await _pass_stream(upstream, exchange, kept, send, UsageStripper() if strip else None)
             else:
                 await _pass_plain(upstream, exchange, kept, send)
         except OSError as error:
@@ -159,7 +184,7 @@ class Relay:
             kept.keep()
             if not exchange.stream:
                 return  # The answer stays unfinished: the server closes the connection, so the client can tell.
-            event = b"data: " + envelope("the upstream broke off", "upstream_error", "stream_interrupted") + b"\n\n"
+            event = b"\n\ndata: " + envelope("the upstream broke off", "upstream_error", "stream_interrupted") + b"\n\n"
             await send({"type": "http.response.body", "body": event, "more_body": False})
 
 
@@ -196,6 +221,31 @@ class _Keeping:
         return round((time.perf_counter() - self._started) * 1000, 3)
 
 
+class _Client:
+    """Watches whether the client hangs up. The exchange is then partial, and cancelled after `drain` seconds."""
+
+    def __init__(self, exchange: Exchange, receive: Receive, drain: float) -> None:
+        self.hung_up = False
+        self._exchange, self._drain = exchange, drain
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch = asyncio.ensure_future(receive())  # After the body, the only message left is the disconnect.
+        self._watch.add_done_callback(self._gone)
+
+    def leave(self) -> None:
+        """The exchange is over: whatever the client does now is no hang-up."""
+        self._watch.remove_done_callback(self._gone)
+        self._watch.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _gone(self, _: object) -> None:
+        assert self._task is not None
+        self.hung_up = self._exchange.partial = True
+        self._exchange.error = self._exchange.error or "client hung up"
+        self._timer = asyncio.get_running_loop().call_later(self._drain, self._task.cancel)
+
+
 async def _pass_plain(upstream: UpstreamResponse, exchange: Exchange, kept: _Keeping, send: Send) -> None:
     received = bytearray()
     exchange.response = received
@@ -212,32 +262,22 @@ async def _pass_plain(upstream: UpstreamResponse, exchange: Exchange, kept: _Kee
 
 
 async def _pass_stream(
-    upstream: UpstreamResponse, exchange: Exchange, kept: _Keeping, receive: Receive, send: Send
+    upstream: UpstreamResponse, exchange: Exchange, kept: _Keeping, send: Send, stripper: UsageStripper | None
 ) -> None:
     received = bytearray()
     exchange.response = received
-    gone = asyncio.ensure_future(receive())  # After the body, the only message left is the disconnect.
-
-    def hang_up(_: object) -> None:
-        exchange.error = exchange.error or "client hung up"
-        upstream.close()
-
-    gone.add_done_callback(hang_up)
-    try:
-        async for chunk in upstream.pieces():
-            if not received:
-                kept.first_byte()
-            received += chunk
-            if _DONE in received[-len(chunk) - len(_DONE) :]:
-                kept.keep()
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        if gone.done():
-            raise ConnectionAbortedError("client hung up")
-    finally:
-        gone.remove_done_callback(hang_up)
-        gone.cancel()
+    async for chunk in upstream.pieces():
+        if not received:
+            kept.first_byte()
+        received += chunk
+        if _DONE in received[-len(chunk) - len(_DONE) :]:
+            kept.keep()
+        passed = chunk if stripper is None else stripper.feed(chunk)
+        if passed:
+            await send({"type": "http.response.body", "body": passed, "more_body": True})
     kept.keep()
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    rest = b"" if stripper is None else stripper.end()
+    await send({"type": "http.response.body", "body": rest, "more_body": False})
 
 
 async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -276,7 +316,13 @@ def _about(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     return [
         (b"x-stillroom-exchange", exchange.id.encode()),
         (b"x-stillroom-served-by", exchange.served_by.encode()),
+        (b"x-stillroom-reason", _printable(exchange.fallback or exchange.reason)),
     ]
+
+
+def _printable(text: str) -> bytes:
+    """As a header's value: a candidate may have put in a word of its own."""
+    return "".join(letter if letter.isprintable() else " " for letter in text).encode("ascii", "replace")
 
 
 def _unreachable(error: Exception) -> tuple[int, bytes]:
@@ -286,5 +332,9 @@ def _unreachable(error: Exception) -> tuple[int, bytes]:
     return 502, envelope(text, "upstream_error", "upstream_unreachable")
 
 
+def _without(headers: Headers, name: bytes) -> list[tuple[bytes, bytes]]:
+    return [(key, value) for key, value in headers if key.lower() != name]
+
+
 def _header(headers: Headers, name: bytes) -> str | None:
-    return next((value.decode("latin-1") for key, value in headers if key == name), None)
+    return next((value.decode("latin-1") for key, value in headers if key.lower() == name), None)

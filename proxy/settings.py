@@ -27,6 +27,7 @@ class ProxySettings:
     port: int = 8080
     workers: int = 1
     max_body_mb: int = 64
+    drain_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class TeacherSettings:
     translate: tuple[str, ...] = ()
     connect_timeout: float = 10.0
     read_timeout: float = 600.0
+    stream_usage: bool = True
 
 
 @dataclass(frozen=True, slots=True)

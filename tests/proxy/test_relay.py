@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -18,6 +19,7 @@ from proxy.replay import create_replay
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import adopt, closed_segments
 from proxy.traffic_file import Row
+from proxy.usage import UsageStripper
 from tests.servers import eventually, free_port, serving
 
 TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},)
@@ -63,11 +65,13 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxying(teacher: str, spool: Path, decide: Decide = always_teacher, max_body_mb: int = 64) -> Iterator[Proxy]:
+def proxying(
+    teacher: str, spool: Path, decide: Decide = always_teacher, stream_usage: bool = True, **proxy: Any
+) -> Iterator[Proxy]:
     """A proxy in front of `teacher`; its records are complete once it is closed, or soon, as segments are young."""
     app = create_app(
-        ProxySettings(max_body_mb=max_body_mb),
-        TeacherSettings(url=teacher),
+        ProxySettings(**proxy),
+        TeacherSettings(url=teacher, stream_usage=stream_usage),
         SpoolSettings(rotate_seconds=0.05),
         spool,
         decide,
@@ -92,6 +96,11 @@ def wire(client: openai.OpenAI, arguments: dict[str, Any]) -> tuple[int, bytes, 
         return error.status_code, error.response.content, error.response.headers.get("retry-after")
 
 
+def without_usage(answer: str) -> bytes:
+    stripper = UsageStripper()
+    return stripper.feed(answer.encode()) + stripper.end()
+
+
 def without_ids(body: bytes) -> bytes:
     return re.sub(rb'"created": ?\d+', b'"created":0', re.sub(rb"chatcmpl-\w+", b"chatcmpl-", body))
 
@@ -104,7 +113,8 @@ def test_the_sdk_gets_the_same_bytes_as_straight_from_the_upstream(name: str, te
         status, body, retry_after = wire(client, CALLS[name])
     assert (status, without_ids(body), retry_after) == (straight[0], without_ids(straight[1]), straight[2])
     (record,) = proxy.records()
-    assert record["response"].encode() == body
+    asked = name == "stream with usage" or "stream" not in CALLS[name]
+    assert (record["response"].encode() if asked else without_usage(record["response"])) == body
     assert (record["status"], record["partial"], record["served_by"]) == (status, False, "teacher")
     assert "sk-secret" not in json.dumps(record)
 
@@ -159,7 +169,7 @@ def test_a_stream_that_breaks_off_ends_in_an_error_event_and_no_done(tmp_path: P
 
 def test_a_client_that_hangs_up_leaves_a_partial_record(tmp_path: Path) -> None:
     endless = (
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n8\r\ndata: 1\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n"
     )
     with raw_server(endless, hold=True) as (url, _), proxying(url, tmp_path) as proxy:
         with (
@@ -173,6 +183,55 @@ def test_a_client_that_hangs_up_leaves_a_partial_record(tmp_path: Path) -> None:
             next(response.iter_bytes())
         record = eventually(proxy.records)[0]
     assert (record["partial"], record["error"]) == (True, "client hung up")
+
+
+def test_a_client_that_does_not_wait_for_a_plain_answer_cancels_it(tmp_path: Path) -> None:
+    with raw_server(b"", hold=True) as (url, got), proxying(url, tmp_path) as proxy:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{proxy.url}/chat/completions", json={"messages": []}, timeout=0.2)
+        record = eventually(proxy.records)[0]
+        assert len(got) == 1
+    assert (record["partial"], record["error"], record["status"]) == (True, "client hung up", 0)
+
+
+def test_an_answer_nobody_waits_for_may_be_read_on_for_its_usage(tmp_path: Path) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    first, last = b'data: {"choices":[1]}\n\n', b'data: {"choices":[],"usage":{"n":1}}\n\ndata: [DONE]\n\n'
+    gone = threading.Event()
+
+    def slowly(connection: socket.socket) -> None:
+        connection.sendall(head + first)
+        gone.wait()
+        connection.sendall(last)
+
+    with raw_server(slowly) as (url, _), proxying(url, tmp_path, drain_seconds=30.0) as proxy:
+        with proxy.client() as client:
+            stream = client.chat.completions.with_streaming_response
+            with stream.create(model="gpt-4o", messages=ask("x"), stream=True) as response:  # type: ignore[arg-type]
+                next(response.iter_bytes())
+        gone.set()
+        record = eventually(proxy.records)[0]
+    assert (record["partial"], record["error"]) == (True, "client hung up")
+    assert record["response"].encode() == first + last
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_usage_is_asked_for_and_kept_but_not_shown(wanted: bool, tmp_path: Path) -> None:
+    chunk, usage = b'data: {"choices":[1],"usage":null}\n\n', b'data: {"choices":[],"usage":{"n":1}}\n\n'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 88\r\n\r\n"
+    whole = chunk + usage + b"data: [DONE]\n\n"
+    assert len(whole) == 88
+    with raw_server(head + whole) as (url, got), proxying(url, tmp_path, stream_usage=wanted) as proxy:
+        answer = httpx.post(f"{proxy.url}/chat/completions", content=b'{"stream":true}')
+    sent = got[0].partition(b"\r\n\r\n")[2]
+    (record,) = proxy.records()
+    assert (record["request"], record["response"]) == ('{"stream":true}', whole.decode())
+    if wanted:
+        assert sent == b'{"stream":true,"stream_options":{"include_usage":true}}'
+        assert b"accept-encoding: identity" in got[0].lower()
+        assert answer.content == b'data: {"choices":[1]}\n\ndata: [DONE]\n\n'
+    else:
+        assert (sent, answer.content) == (b'{"stream":true}', whole)
 
 
 def test_a_plain_answer_that_breaks_off_is_not_passed_off_as_whole(tmp_path: Path) -> None:
@@ -258,7 +317,9 @@ def test_an_unsure_candidate_falls_back_before_the_first_byte(teacher: str, tmp_
 
 
 @contextlib.contextmanager
-def raw_server(answer: bytes, hold: bool = False) -> Iterator[tuple[str, list[bytes]]]:
+def raw_server(
+    answer: bytes | Callable[[socket.socket], None], hold: bool = False
+) -> Iterator[tuple[str, list[bytes]]]:
     """A socket server that answers with fixed bytes and then closes, or holds on until the other side closes."""
     got: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -269,7 +330,7 @@ def raw_server(answer: bytes, hold: bool = False) -> Iterator[tuple[str, list[by
                     connection, _ = listener.accept()
                     with connection:
                         got.append(read_request(connection))
-                        connection.sendall(answer)
+                        answer(connection) if callable(answer) else connection.sendall(answer)
                         while hold and connection.recv(4096):
                             pass
 

@@ -83,6 +83,7 @@ def worker(arguments: argparse.Namespace) -> int:
 
     from proxy.app import create_app
     from proxy.supervisor import end_with_parent
+    from proxy.wire import Wire
     from router.decide import Router
     from router.policy import PolicyWatcher
 
@@ -90,10 +91,11 @@ def worker(arguments: argparse.Namespace) -> int:
     settings = load_settings(arguments.config)
     router = Router(PolicyWatcher(settings.policy))
     app = create_app(
-        settings.proxy, settings.teacher, settings.spool, settings.spool_folder, router.decide, router.running
-    )
+        settings.proxy, settings.teacher, settings.spool, settings.spool_folder, router.decide, router.running,
+        settings.redaction,
+    )  # fmt: skip
     config = uvicorn.Config(
-        app, loop="uvloop", http="httptools", log_level="warning", access_log=False, server_header=False,
+        app, loop="uvloop", http=Wire, ws="none", log_level="warning", access_log=False, server_header=False,
         date_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=25,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from proxy.errors import BadInput
+from proxy.patterns import Redaction
 from proxy.settings import AdminSettings, LogSettings, ProxySettings, SpoolSettings, TeacherSettings, parse, read_toml
 from router.settings import MoneySettings, RouterSettings
 
@@ -51,6 +52,7 @@ class Settings:
     proxy: ProxySettings = field(default_factory=ProxySettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    redaction: Redaction = field(default_factory=Redaction)
     spool: SpoolSettings = field(default_factory=SpoolSettings)
     log: LogSettings = field(default_factory=LogSettings)
     router: RouterSettings = field(default_factory=RouterSettings)

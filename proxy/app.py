@@ -14,6 +14,8 @@ from fastapi import FastAPI
 
 from proxy.counters import Counters
 from proxy.deciding import Decide, always_teacher
+from proxy.patterns import SECRETS_ONLY, Redaction
+from proxy.redact import Redactor
 from proxy.relay import Receive, Relay, RelayOptions, Scope, Send
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import SpoolWriter
@@ -30,7 +32,7 @@ class ProxyApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay /v1; everything else is ordinary FastAPI."""
-        if self.relay is not None and scope["type"] == "http" and scope["path"].startswith("/v1/"):
+        if self.relay is not None and scope["type"] == "http" and _is_relayed(scope["path"]):
             await self.relay(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
@@ -43,6 +45,7 @@ def create_app(
     spool_folder: Path,
     decide: Decide = always_teacher,
     running: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
+    redaction: Redaction = SECRETS_ONLY,
 ) -> ProxyApp:
     """Build a worker's app; `decide` is asked for every request and must not wait.
 
@@ -56,7 +59,7 @@ def create_app(
         writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds)
         upstream = Teacher(teacher)
         options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage)
-        app.relay = Relay(translating(upstream, teacher), writer, counters, decide, options)
+        app.relay = Relay(translating(upstream, teacher), writer, Redactor(redaction), counters, decide, options)
         rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
         try:
             async with running():
@@ -73,6 +76,11 @@ def create_app(
         return {"status": "ok"}
 
     return app
+
+
+def _is_relayed(path: str) -> bool:
+    """Whether a decoded path lies under /v1, also once the teacher has resolved its dots."""
+    return path.startswith("/v1/") and ".." not in path.split("/")
 
 
 async def _rotate(writer: SpoolWriter, seconds: float) -> None:

@@ -248,6 +248,8 @@ class _Connection(asyncio.Protocol):
         if self._response is None:
             return
         reusable = self._parser.should_keep_alive() and not self._transport.get_write_buffer_size()
+        # After an error of their own, servers close without having said so.
+        reusable = reusable and self._response.status < 500
         self.resume()
         self._finish()
         if reusable and not self.closed:

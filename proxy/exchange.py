@@ -1,7 +1,7 @@
 """Owns the exchange as the spool records it: one client request with its response or error, as it went over the wire.
 
 Must not interpret bodies; the log derives tokens, task and cost later. No key, cookie or other credential is ever part
-of a record: headers are kept by an allow-list.
+of a record: headers are kept by an allow-list, and everything else passes the redactor.
 """
 
 import base64
@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from proxy.bodies import inflated
+from proxy.redact import Body, Redactor
 
 # Names only: what helps to read a record later and cannot carry a secret.
 _KEPT_HEADERS = frozenset(
@@ -47,16 +50,19 @@ class Exchange:
     first_byte_ms: float | None = None
     latency_ms: float = 0.0
 
-    def line(self) -> bytes:
-        """One NDJSON line; bodies that are not UTF-8 are base64 with the encoding named."""
-        request, request_encoding = _text(self.request)
-        response, response_encoding = _text(self.response)
+    def line(self, redactor: Redactor) -> bytes:
+        """One NDJSON line; bodies that are not UTF-8 are base64 with the encoding named. Sizes are the wire's."""
+        bodies = redactor.exchange(
+            _readable(self.request, self.request_headers), _readable(self.response, self.response_headers)
+        )
+        request, request_encoding = _text(bodies[0])
+        response, response_encoding = _text(bodies[1])
         record: dict[str, Any] = {
             "id": self.id,
             "ts": datetime.fromtimestamp(self.ts, UTC).isoformat(timespec="microseconds"),
             "method": self.method,
             "path": self.path,
-            "query": self.query,
+            "query": redactor.text(self.query),
             "task_header": self.task,
             "request_headers": _kept(self.request_headers),
             "request": request,
@@ -80,7 +86,20 @@ class Exchange:
         return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _text(body: bytes | bytearray) -> tuple[str, str]:
+def _readable(body: Body, headers: RawHeaders) -> Body:
+    """A compressed text as the text it is, or nothing could be redacted in it; other bodies as they are."""
+    coding = next((value for name, value in headers if name.lower() == b"content-encoding"), None)
+    if coding is None or not body:
+        return body
+    plain = inflated(bytes(body), coding.decode("latin-1"))
+    try:
+        plain.decode()
+    except UnicodeDecodeError:
+        return body
+    return plain
+
+
+def _text(body: Body) -> tuple[str, str]:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:

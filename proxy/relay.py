@@ -18,6 +18,7 @@ from proxy.deciding import TEACHER, Asked, CandidateFailed, Decide
 from proxy.errors import envelope
 from proxy.exchange import Exchange
 from proxy.ids import ulid
+from proxy.redact import Redactor
 from proxy.spool import SpoolWriter
 from proxy.upstream import response_headers
 from proxy.usage import UsageStripper, ask_for_usage
@@ -80,11 +81,17 @@ class Relay:
     """One per worker; `decide` must return at once."""
 
     def __init__(
-        self, teacher: Upstream, spool: SpoolWriter, counters: Counters, decide: Decide, options: RelayOptions
+        self,
+        teacher: Upstream,
+        spool: SpoolWriter,
+        redactor: Redactor,
+        counters: Counters,
+        decide: Decide,
+        options: RelayOptions,
     ) -> None:
         """Hold the collaborators."""
-        self._teacher, self._spool, self._counters = teacher, spool, counters
-        self._decide, self._options = decide, options
+        self._teacher, self._spool, self._redactor = teacher, spool, redactor
+        self._counters, self._decide, self._options = counters, decide, options
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request under /v1."""
@@ -109,7 +116,8 @@ class Relay:
             request=body,
         )
         self._counters.requests.inc()
-        kept = _Keeping(self._spool, self._counters, exchange, started, _header(headers, b"x-stillroom-capture"))
+        capture = _header(headers, b"x-stillroom-capture") != "off"
+        kept = _Keeping(self._spool, self._redactor, self._counters, exchange, started, capture)
         try:
             await self._serve(exchange, kept, scope, receive, send)
         except BaseException as error:
@@ -192,10 +200,16 @@ class _Keeping:
     """Writes the record exactly once, however the exchange ends; a spool that fails never fails the client."""
 
     def __init__(
-        self, spool: SpoolWriter, counters: Counters, exchange: Exchange, started: float, capture: str | None
+        self,
+        spool: SpoolWriter,
+        redactor: Redactor,
+        counters: Counters,
+        exchange: Exchange,
+        started: float,
+        capture: bool,
     ) -> None:
-        self._spool, self._counters, self.exchange, self._started = spool, counters, exchange, started
-        self._opted_out = capture == "off"
+        self._spool, self._redactor, self._counters = spool, redactor, counters
+        self.exchange, self._started, self._capture = exchange, started, capture
         self._done = False
 
     def first_byte(self) -> None:
@@ -206,11 +220,17 @@ class _Keeping:
             return
         self._done = True
         self.exchange.latency_ms = self._elapsed()
-        if self._opted_out:
+        if not self._capture:
             self._counters.opted_out.inc()
             return
         try:
-            self._spool.append(self.exchange.line())
+            line = self.exchange.line(self._redactor)
+        except Exception:  # Whatever a body does to us, the client gets its answer, and nothing unredacted is kept.
+            self._counters.dropped.labels("record").inc()
+            _log.exception("exchange %s is not recorded: this is a defect", self.exchange.id)
+            return
+        try:
+            self._spool.append(line)
         except OSError as error:
             self._counters.dropped.labels("spool").inc()
             _log.error("exchange %s is not recorded: the spool failed: %s", self.exchange.id, error.strerror or error)
@@ -282,7 +302,7 @@ async def _pass_stream(
 
 async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     declared = _header(scope["headers"], b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > limit:
+    if declared is not None and declared.isdigit() and int(declared.lstrip("0")[:19] or 0) > limit:
         raise BodyTooLarge
     parts: list[bytes] = []
     size = 0

@@ -165,7 +165,7 @@ def _asked(body: bytes) -> dict[str, Any]:
     """The request, checked as far as answering needs it; `BadInput` otherwise."""
     try:
         asked = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput("We could not parse the JSON body of your request.") from error
     if not isinstance(asked, dict) or not isinstance(asked.get("model"), str) or not asked["model"]:
         raise BadInput("You must provide a model parameter.")

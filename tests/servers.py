@@ -10,12 +10,14 @@ from typing import Any
 
 import uvicorn
 
+from proxy.wire import Wire
+
 
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """A real uvicorn server on a free loopback port; yields its base URL, with the /v1."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_level="warning", server_header=False, date_header=False)
+        config = uvicorn.Config(app, http=Wire, ws="none", log_level="warning", server_header=False, date_header=False)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
         thread.start()

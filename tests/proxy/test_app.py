@@ -91,3 +91,17 @@ def test_what_deciding_needs_is_open_while_the_app_serves(teacher: str, tmp_path
 def test_no_api_pages_are_served_in_front_of_production(tmp_path: Path) -> None:
     with TestClient(app_for("http://127.0.0.1:1", tmp_path)) as client:
         assert [client.get(path).status_code for path in ("/openapi.json", "/docs", "/redoc")] == [404, 404, 404]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_key_that_was_said_reaches_no_file(stream: bool, tmp_path: Path) -> None:
+    key = "ghp_" + "a1B2" * 9
+    said = [{"role": "user", "content": f"my token is {key}"}]
+    with serving(create_replay([Row(tuple(said), f"your token is {key}", None, "gpt-4o", None)])) as teacher:
+        with serving(app_for(teacher, tmp_path)) as url:
+            asked = {"model": "gpt-4o", "messages": said, "stream": stream}
+            answer = httpx.post(f"{url}/chat/completions?token={key}", json=asked, headers={"authorization": key})
+    assert answer.status_code == 200
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert b"[SECRET_1]" in written
+    assert key.encode() not in written

@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.bodies import decoded
+from proxy.bodies import decoded, inflated
 
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -53,6 +53,13 @@ def test_a_cut_body_is_read_up_to_the_cut(coding: str) -> None:
     # Brotli and zstd give nothing of a block before it is complete.
     assert LONG.startswith(text.rstrip("\ufffd"))
     assert len(text) > 1000 or coding in ("br", "zstd")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_bomb_is_not_unpacked(coding: str) -> None:
+    bomb = PACK[coding](bytes(64 << 20))
+    assert 1 << 20 <= len(inflated(bomb, coding)) < 8 << 20
+    assert len(inflated(gzip.compress(gzip.compress(bytes(64 << 20))), "gzip, gzip")) < 8 << 20
 
 
 def test_a_damaged_body_is_read_up_to_the_damage() -> None:

@@ -111,6 +111,15 @@ async def test_a_connection_that_was_closed_meanwhile_is_not_used() -> None:
     assert upstream.connections == 2
 
 
+async def test_after_an_error_of_the_servers_own_its_connection_is_not_used_again() -> None:
+    upstream = Upstream(b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\nno", hang=True)
+    async with upstream.serving() as client:
+        assert await answered(client) == (500, b"no")
+        upstream.answers = [[PLAIN]]
+        assert await answered(client) == (200, b"ok")
+    assert upstream.connections == 2
+
+
 @pytest.mark.parametrize(
     "answer",
     [

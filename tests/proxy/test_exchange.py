@@ -1,4 +1,5 @@
 import base64
+import gzip
 import json
 from typing import Any
 
@@ -7,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.exchange import Exchange
+from proxy.patterns import SECRETS_ONLY
+from proxy.redact import Redactor
 
 SECRETS = ("Authorization", "Cookie", "api-key", "X-Api-Key", "Set-Cookie", "proxy-authorization", "x-goog-api-key")
 
 
 def record(**fields: Any) -> dict[str, Any]:
     given: dict[str, Any] = {"id": "1", "ts": 1.5, "method": "POST", "path": "/v1/x"} | fields
-    line = Exchange(**given).line()
+    line = Exchange(**given).line(Redactor(SECRETS_ONLY))
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     found = json.loads(line)
@@ -74,3 +77,23 @@ def test_headers_nobody_listed_are_left_out(name: bytes) -> None:
 def test_times_are_utc_with_microseconds() -> None:
     assert record(ts=1.25)["ts"] == "1970-01-01T00:00:01.250000+00:00"
     assert record(ts=1.0)["ts"] == "1970-01-01T00:00:01.000000+00:00"
+
+
+KEY = "sk-proj-" + "Ab3" * 12
+
+
+@pytest.mark.parametrize("coding", [None, "gzip"])
+def test_a_secret_in_a_body_or_query_is_not_kept(coding: str | None) -> None:
+    said = json.dumps({"messages": [{"role": "user", "content": f"my key is {KEY}"}]}).encode()
+    data = gzip.compress(said) if coding else said
+    headers = [(b"Content-Encoding", coding.encode())] if coding else []
+    found = record(request=data, request_headers=headers, response=said, query=f"key={KEY}")
+    assert KEY not in json.dumps(found)
+    assert json.loads(found["request"])["messages"][0]["content"] == "my key is [SECRET_1]"
+    assert found["response"] == found["request"]
+    assert (found["request_bytes"], found["response_bytes"]) == (len(data), len(said))
+
+
+def test_what_is_compressed_and_no_text_stays_as_it_came() -> None:
+    data = gzip.compress(b"\xff\xfe\xfd")
+    assert body(record(response=data, response_headers=[(b"content-encoding", b"gzip")]), "response") == data

@@ -9,6 +9,8 @@ from proxy.ids import ulid
 from proxy.ingest import Ingest
 from proxy.log import Log, open_log
 from proxy.migrations import migrate
+from proxy.patterns import SECRETS_ONLY
+from proxy.redact import Redactor
 from proxy.settings import LogSettings
 from proxy.spool import SpoolWriter
 
@@ -41,7 +43,7 @@ def ten_dollars(model: str | None, prompt: int | None, cached: int | None, compl
 def spooled(folder: Path, *exchanges: Exchange) -> SpoolWriter:
     writer = SpoolWriter(folder, 1 << 30, 3600)
     for one in exchanges:
-        writer.append(one.line())
+        writer.append(one.line(Redactor(SECRETS_ONLY)))
     writer.rotate()
     return writer
 

@@ -13,6 +13,8 @@ from proxy.exchange import Exchange
 from proxy.ids import ulid
 from proxy.ingest import Ingest
 from proxy.log import Log
+from proxy.patterns import SECRETS_ONLY
+from proxy.redact import Redactor
 from proxy.replay import create_replay
 from proxy.settings import TeacherSettings
 from proxy.spool import SpoolWriter
@@ -63,7 +65,7 @@ class Loop:
             writer.append(
                 Exchange(
                     ulid(), 1_800_000_000.0, "POST", PATH, task=TASK, request=request, status=200, response=response
-                ).line()
+                ).line(Redactor(SECRETS_ONLY))
             )
         writer.rotate()
 

@@ -1,0 +1,270 @@
+"""Owns the copy of an exchange's bodies that may be persisted: secrets and chosen personal data become placeholders.
+
+Must not know what counts as such data, nor who keeps the copy; what goes over the wire is never touched. One value gets
+one placeholder in all of an exchange, so that what a student learns from stays consistent.
+"""
+
+import json
+import re
+from typing import Any
+
+from proxy.patterns import PLACEHOLDERS, SECRET, Redaction, Span, find, is_secret_name, may_hold
+
+Body = bytes | bytearray
+
+_BLANK = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # What may be before JSON: white space and the marks of an encoding.
+_ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
+# An event's data, one line a piece; the name is searched first, then what is before it.
+_DATA = re.compile(rb"data:(?<![^\r\n]data:)([^\r\n]*)")
+# Where a stream's events carry pieces of one text, as chat, completions, responses and messages spell them.
+_PIECE = re.compile(
+    rb'"(content|arguments|refusal|text|delta|reasoning|reasoning_content|partial_json|thinking)"\s*:\s*'
+    rb'"((?:[^"\\]|\\.)*)"'
+)
+# Several texts at once, or tokens of their own: only parsing tells whose piece is whose.
+_INTERLEAVED = re.compile(rb'"(?:output_|content_)?index"\s*:\s*[1-9]|"top_logprobs"\s*:\s*\[')
+_ROUNDS = 8  # more is no text but a riddle
+# Strings that each event of a stream has whole: put together they would spell what nobody said.
+_WHOLE = frozenset({"id", "object", "model", "type", "role", "system_fingerprint", "service_tier", "item_id"})
+
+
+class Redactor:
+    """Redacts one exchange at a time; holds nothing of it afterwards."""
+
+    def __init__(self, options: Redaction) -> None:
+        """Secrets are always taken out, personal data by `options`."""
+        self._options = options
+
+    def exchange(self, request: Body, response: Body) -> tuple[Body, Body]:
+        """Both bodies redacted; the very same objects where nothing was found. Bodies are given decoded, not zipped."""
+        names = _Names(request, response)
+        return self._body(request, names), self._body(response, names)
+
+    def text(self, text: str) -> str:
+        """One short text redacted, such as a query string or an error; the same object where nothing was found."""
+        names = _Names(text.encode("utf-8", "surrogatepass"))
+        for _ in range(_ROUNDS if text else 0):
+            spans = find(text, self._options)
+            if not spans:
+                break
+            text = _put([text], names.of(text, spans))[0]
+        return text
+
+    def _body(self, body: Body, names: "_Names") -> Body:
+        """Again until nothing is found: only once a value is out may the text around it spell another."""
+        for _ in range(_ROUNDS):
+            redacted = self._once(body, names)
+            if redacted is body:
+                break
+            body = redacted
+        return body
+
+    def _once(self, body: Body, names: "_Names") -> Body:
+        hidden = b"\0" in body or _ESCAPED_ASCII.search(body)  # JSON in UTF-16 has zeros.
+        json_like = body[:64].lstrip(_BLANK)[:1] in (b"{", b"[", b'"')
+        if not hidden and not may_hold(body, self._options) and (json_like or not self._spells(body)):
+            return body
+        if not json_like:
+            return self._stream(body, names)
+        try:
+            values = [json.loads(body, object_pairs_hook=_object)]
+            return _dumps(values[0]) if self._values(values, names) else body
+        except (ValueError, RecursionError):
+            return self._stream(body, names)
+
+    def _spells(self, stream: Body) -> bool:
+        """Whether the pieces of a stream may spell what none of them holds. Not parsed: most streams spell nothing."""
+        if _INTERLEAVED.search(stream):
+            return True
+        texts: dict[bytes, list[bytes]] = {}
+        for name, piece in _PIECE.findall(stream):
+            texts.setdefault(bytes(name), []).append(piece)  # a bytearray has no hash
+        return any(may_hold(b"".join(pieces), self._options) for pieces in texts.values())
+
+    def _stream(self, body: Body, names: "_Names") -> Body:
+        """Server-sent events; whatever is between them is plain text, as is all of a body without any."""
+        parts: list[Body] = []  # Text and event in turn.
+        values: list[Any] = []
+        at = 0
+        for match in _DATA.finditer(body):
+            try:
+                values.append(json.loads(match[1]))
+            except (ValueError, RecursionError):
+                continue
+            parts += body[at : match.start()], match[0]
+            at = match.end()
+        parts.append(body[at:])
+        changed = False
+        for index in self._values(values, names) if values else ():
+            parts[2 * index + 1], changed = b"data: " + _dumps(values[index]), True
+        if may_hold(b"\n".join(parts[::2]), self._options):
+            for index in range(0, len(parts), 2):
+                text = parts[index].decode("utf-8", "surrogateescape")
+                if not text.isspace() and (spans := find(text, self._options)):
+                    parts[index] = _put([text], names.of(text, spans))[0].encode("utf-8", "surrogateescape")
+                    changed = True
+        return b"".join(parts) if changed else body
+
+    def _values(self, values: list[Any], names: "_Names") -> set[int]:
+        """Redact JSON values in place; which of them changed."""
+        strings = _Strings(values)
+        texts = ["".join([leaf[3] for leaf in leaves]) for leaves in strings.pieces.values()]
+        everything = "\n".join([*texts, *strings.whole, *strings.keys])
+        if not may_hold(everything.encode("utf-8", "surrogatepass"), self._options):
+            return set()
+        changed: set[int] = set()
+        for ((_, name), leaves), text in zip(strings.pieces.items(), texts, strict=True):
+            if spans := self._find(str(name), text):
+                changed |= _rewrite(leaves, names.of(text, spans))
+        for text, leaves in strings.whole.items():
+            if spans := find(text, self._options):
+                changed.update(*[_rewrite([leaf], names.of(text, spans)) for leaf in leaves])
+        spans_of = {key: spans for key in strings.keys if (spans := find(key, self._options))}
+        if spans_of:
+            renamed = {key: _put([key], names.of(key, spans))[0] for key, spans in spans_of.items()}
+            changed.update(index for index, value in enumerate(values) if _rename(value, renamed))
+        return changed
+
+    def _find(self, name: str, text: str) -> list[Span]:
+        if text and is_secret_name(name) and not PLACEHOLDERS.fullmatch(text):
+            return [Span(0, len(text), SECRET)]
+        return find(text, self._options)
+
+
+class _Names:
+    """The placeholders of one exchange, numbered as their values appear; one that a body already has is left out."""
+
+    def __init__(self, *bodies: Body) -> None:
+        self._bodies = bodies
+        self._given: dict[tuple[str, str], str] = {}
+        self._last: dict[str, int] = {}
+
+    def of(self, text: str, spans: list[Span]) -> list[tuple[Span, str]]:
+        return [(span, self._name(span.kind, text[span.start : span.end])) for span in spans]
+
+    def _name(self, kind: str, value: str) -> str:
+        if (kind, value) not in self._given:
+            name = self._next(kind)
+            while any(name.encode() in body for body in self._bodies):
+                name = self._next(kind)
+            self._given[kind, value] = name
+        return self._given[kind, value]
+
+    def _next(self, kind: str) -> str:
+        self._last[kind] = self._last.get(kind, 0) + 1
+        return f"[{kind}_{self._last[kind]}]"
+
+
+# A string in a JSON value: which value it is in, its holder, where there, and the string.
+_Leaf = tuple[int, Any, Any, str]
+
+
+def _rewrite(leaves: list[_Leaf], named: list[tuple[Span, str]]) -> set[int]:
+    """Put names into the text the leaves spell together; the values that changed."""
+    changed = set()
+    for leaf, new in zip(leaves, _put([leaf[3] for leaf in leaves], named), strict=True):
+        if new != leaf[3]:
+            _replace(leaf, new)
+            changed.add(leaf[0])
+    return changed
+
+
+def _replace(leaf: _Leaf, new: str) -> None:
+    """What a token list says of the same characters goes too: their bytes, and the tokens that were close."""
+    _, holder, at, _ = leaf
+    holder[at] = new
+    if at != "token":
+        return
+    near = holder.get("top_logprobs")
+    for entry in [holder, *(near if isinstance(near, list) else ())]:
+        if isinstance(entry, dict):
+            if isinstance(entry.get("bytes"), list):
+                entry["bytes"] = [0] * len(entry["bytes"])
+            if entry is not holder and isinstance(entry.get("token"), str):
+                entry["token"] = ""
+
+
+class _Strings:
+    """The strings of JSON values: those at one place of several values are pieces of one text.
+
+    A place is the keys and positions that lead there, its last key known; `index`, where an item has one, is its
+    position. All tokens of a `logprobs` are at one place.
+    """
+
+    def __init__(self, values: list[Any]) -> None:
+        self.keys: dict[str, Any] = {}  # A set that keeps order.
+        self._places: dict[tuple[int, str | int], int] = {}
+        self.pieces: dict[tuple[int, str | int], list[_Leaf]] = {}
+        self.whole: dict[str, list[_Leaf]] = {}
+        for value in range(len(values)):
+            self._item(value, values, value, (0, 0), False)
+
+    def _item(self, value: int, holder: Any, at: Any, key: tuple[int, str | int], tokens: bool) -> None:
+        item = holder[at]
+        if isinstance(item, str):
+            self.pieces.setdefault(key, []).append((value, holder, at, item))
+        elif isinstance(item, dict):
+            self._dict(value, item, self._places.setdefault(key, len(self._places) + 1), tokens)
+        elif isinstance(item, list):
+            place = self._places.setdefault(key, len(self._places) + 1)
+            for position, inner in enumerate(item):
+                index = inner.get("index") if isinstance(inner, dict) else None
+                named = -1 if tokens else index if isinstance(index, int) else position
+                self._item(value, item, position, (place, named), tokens)
+
+    def _dict(self, value: int, holder: dict[str, Any], place: int, tokens: bool) -> None:
+        self.keys.update(holder)
+        for name, item in holder.items():
+            if isinstance(item, str) and name in _WHOLE:
+                self.whole.setdefault(item, []).append((value, holder, name, item))
+            elif isinstance(item, (str, dict, list)):
+                self._item(value, holder, name, (place, name), tokens or name == "logprobs")
+
+
+def _put(pieces: list[str], named: list[tuple[Span, str]]) -> list[str]:
+    """The pieces of one text with names for spans: a name is where its span begins, the rest of the span is gone."""
+    if not named:
+        return pieces
+    new: list[str] = []
+    at, done, i = 0, 0, 0  # Where the piece begins, up to where the text is dealt with, and the next span.
+    for piece in pieces:
+        end = at + len(piece)
+        kept: list[str] = []
+        while i < len(named) and named[i][0].start < end:
+            span, name = named[i]
+            kept += piece[done - at : span.start - at], name
+            done, i = span.end, i + 1
+        kept.append(piece[max(done - at, 0) :] if done < end else "")
+        new.append("".join(kept))
+        at, done = end, max(done, end)
+    return new
+
+
+def _rename(node: Any, renamed: dict[str, str]) -> bool:
+    """Rename keys in place, order kept; whether there were any."""
+    if isinstance(node, list):
+        return sum([_rename(item, renamed) for item in node]) > 0
+    if not isinstance(node, dict):
+        return False
+    inside = sum([_rename(item, renamed) for item in node.values()]) > 0
+    if renamed.keys().isdisjoint(node):
+        return inside
+    items = [(renamed.get(key, key), item) for key, item in node.items()]
+    node.clear()
+    node.update(items)
+    return True
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """ValueError where a key is given twice: the value that does not count must not be kept unseen."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key twice")
+    return found
+
+
+def _dumps(value: Any) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:  # Half a surrogate pair, which only JSON can spell.
+        return json.dumps(value, separators=(",", ":")).encode()

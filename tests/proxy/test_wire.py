@@ -1,0 +1,93 @@
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from proxy import wire
+from tests.servers import serving
+
+
+@pytest.fixture
+def heard() -> list[tuple[list[Any], bytes]]:
+    return []
+
+
+@pytest.fixture
+def port(heard: list[tuple[list[Any], bytes]]) -> Iterator[int]:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        heard.append((scope["headers"], body))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with serving(app) as url:
+        yield int(url.rpartition(":")[2].removesuffix("/v1"))
+
+
+def sent(port: int, *pieces: bytes) -> bytes:
+    """Everything that comes back until the server closes, or answers."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        answer = b""
+        while not answer.endswith(b"ok") and (data := connection.recv(65536)):
+            answer += data
+    return answer
+
+
+def test_an_ordinary_request_is_heard_whole(port: int, heard: list[Any]) -> None:
+    answer = sent(port, b"POST / HTTP/1.1\r\nA: b\r\nContent-Le", b"ngth: 4\r\n\r\nbo", b"dy")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert heard == [([(b"a", b"b"), (b"content-length", b"4")], b"body")]
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"any"])
+def test_an_upgrade_is_refused_with_what_to_do(port: int, heard: list[Any], upgrade: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: " + upgrade + b"\r\nContent-Length: 4\r\n\r\n"
+    answer = sent(port, head + b"body")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.endswith(b"switch HTTP/2 (h2c) or WebSocket off in the client")
+    assert heard == []
+
+
+def test_a_head_without_end_is_refused(port: int, heard: list[Any]) -> None:
+    answer = sent(port, b"GET / HTTP/1.1\r\nA: ", *[b"a" * (1 << 16)] * 16)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"too large" in answer
+    assert heard == []
+
+
+def test_a_large_body_is_no_large_head(port: int, heard: list[Any]) -> None:
+    large = b"x" * (4 << 20)
+    sent(port, b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(large) + large)
+    assert [body for _, body in heard] == [large]
+
+
+def test_trailers_are_no_headers(port: int, heard: list[Any]) -> None:
+    sent(port, b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-T: 1\r\n\r\n")
+    assert heard == [([(b"transfer-encoding", b"chunked")], b"hi")]
+
+
+@pytest.mark.parametrize("half", [b"", b"POST / HT", b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nbo"])
+def test_who_does_not_finish_a_request_is_not_waited_for(
+    half: bytes, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_PATIENCE", 0.05)
+    assert sent(port, half) == b""
+
+
+def test_who_waits_for_an_answer_is(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_PATIENCE", 0.01)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for _ in range(3):
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"ok"):
+                answer += connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200")

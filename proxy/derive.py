@@ -6,13 +6,17 @@ derives to nothing: it must never raise for what a client or an upstream sent.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.errors import BadInput
+from proxy.responses import answer_as_chat, counts, request_as_chat, streamed
 from proxy.tasks import task_of
 
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+RESPONSES = "/v1/responses"
 # From a request's body, an answer's text and its tool calls to prompt and completion tokens.
 Estimate = Callable[[Mapping[str, Any], str | None, Sequence[Any]], tuple[int, int]]
 _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, BadInput)
@@ -58,29 +62,59 @@ def derive(
 
     `estimate` counts tokens where the provider sent no usage; such counts are marked, and never replace given ones.
     """
-    if path.rstrip("/") != CHAT:
+    path = path.rstrip("/")
+    if path not in (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES):
         return Derived(task=None)
     task, asked_model = _request(request, task_header)
     if status != 200:
         return Derived(task=task, model=asked_model)
     try:
-        reply = _from_stream(response) if stream else _from_object(json.loads(response))
-        return _columns(task, asked_model, reply, _usage(request, reply, estimate))
+        reply = _reply(path, stream, response)
+        return _columns(task, asked_model, reply, _usage(path, request, reply, estimate))
     except _SHAPE_ERRORS:
         return Derived(task=task, model=asked_model, ended=not stream)
 
 
-def _usage(request: str, reply: _Reply, estimate: Estimate | None) -> tuple[Mapping[str, Any] | None, str | None]:
-    """Token counts and where they come from."""
+def _reply(path: str, stream: bool, response: str) -> _Reply:
+    if path == RESPONSES:
+        reply = _from_object(answer_as_chat(streamed(_events(response)) if stream else json.loads(response)))
+        return replace(reply, ended=reply.finish_reason is not None)
+    if path == EMBEDDINGS:
+        body = json.loads(response)
+        return _Reply(body.get("model"), None, [], None, body.get("usage"), True)
+    return _from_stream(response) if stream else _from_object(json.loads(response))
+
+
+def _usage(
+    path: str, request: str, reply: _Reply, estimate: Estimate | None
+) -> tuple[Mapping[str, Any] | None, str | None]:
+    """Token counts, named as in chat, and where they come from."""
     if reply.usage:
-        return reply.usage, "provider"
+        if path == RESPONSES:
+            return counts(reply.usage), "provider"
+        return ({"completion_tokens": 0, **reply.usage} if path == EMBEDDINGS else reply.usage), "provider"
     if estimate is None or (reply.answer is None and not reply.tool_calls):
         return None, None
     try:
-        prompt, completion = estimate(json.loads(request), _text(reply.answer), reply.tool_calls)
+        prompt, completion = _estimated(path, json.loads(request), reply, estimate)
     except _SHAPE_ERRORS:  # No count, and nothing else lost.
         return None, None
     return {"prompt_tokens": prompt, "completion_tokens": completion}, "estimated"
+
+
+def _estimated(path: str, body: Mapping[str, Any], reply: _Reply, estimate: Estimate) -> tuple[int, int]:
+    answer = _text(reply.answer)
+    if path == COMPLETIONS:  # A bare prompt is not framed as messages are: it counts as an answer's text does.
+        return estimate({}, _one_prompt(body), ())[1], estimate({}, answer, ())[1]
+    return estimate(request_as_chat(body) if path == RESPONSES else body, answer, reply.tool_calls)
+
+
+def _one_prompt(body: Mapping[str, Any]) -> str:
+    """The prompt of a plain completion; BadInput for several, or tokens."""
+    prompt = _text(body["prompt"])
+    if prompt is None:
+        raise BadInput("the prompt is not one text; the tokens of others are not estimated")
+    return prompt
 
 
 def _request(request: str, task_header: str | None) -> tuple[str | None, str | None]:
@@ -112,7 +146,7 @@ def _columns(
 
 def _from_object(body: Mapping[str, Any]) -> _Reply:
     choice = body["choices"][0]
-    message = choice["message"]
+    message = choice["message"] if "message" in choice else {"content": choice["text"]}  # A plain completion.
     return _Reply(
         model=body.get("model"),
         answer=message.get("content"),
@@ -137,7 +171,7 @@ def _from_stream(text: str) -> _Reply:
         model, usage = chunk.get("model") or model, chunk.get("usage") or usage
         for choice in chunk.get("choices") or []:
             if choice.get("index", 0) == 0:
-                delta = choice.get("delta") or {}
+                delta = choice.get("delta") or {"content": choice.get("text")}
                 content.append(delta.get("content") or "")
                 _merge_calls(calls, delta.get("tool_calls") or [])
                 finish = choice.get("finish_reason") or finish

@@ -40,7 +40,7 @@ class Wire(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        self._head_bytes, self._owing = 0, self.loop.time()
+        self._owing = self.loop.time()
 
     def on_headers_complete(self) -> None:
         """Refuse an upgrade: the parser would take the body for another protocol, or for the next request."""
@@ -58,7 +58,7 @@ class Wire(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        self._owing = None
+        self._owing, self._head_bytes = None, 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -30,6 +30,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 # With the line break before it: inside an answer's JSON a break is escaped, so no text can be taken for the end.
 _DONE = b"\ndata: [DONE]"
+_WATCHED_FROM = 0.1  # seconds; most plain answers are whole before, and need no task to watch their client
 _STREAMS_WITH_USAGE = ("/v1/chat/completions", "/v1/completions")
 _log = logging.getLogger("stillroom.proxy")
 
@@ -246,18 +247,22 @@ class _Client:
 
     def __init__(self, exchange: Exchange, receive: Receive, drain: float) -> None:
         self.hung_up = False
-        self._exchange, self._drain = exchange, drain
+        self._exchange, self._receive, self._drain = exchange, receive, drain
         self._task = asyncio.current_task()
-        self._timer: asyncio.TimerHandle | None = None
-        self._watch = asyncio.ensure_future(receive())  # After the body, the only message left is the disconnect.
-        self._watch.add_done_callback(self._gone)
+        self._watch: asyncio.Future[Message] | None = None
+        late = 0.0 if b'"stream"' in exchange.request else _WATCHED_FROM
+        self._timer = asyncio.get_running_loop().call_later(late, self._look)
 
     def leave(self) -> None:
         """The exchange is over: whatever the client does now is no hang-up."""
-        self._watch.remove_done_callback(self._gone)
-        self._watch.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.remove_done_callback(self._gone)
+            self._watch.cancel()
+
+    def _look(self) -> None:
+        self._watch = asyncio.ensure_future(self._receive())  # After the body, only the disconnect is left to come.
+        self._watch.add_done_callback(self._gone)
 
     def _gone(self, _: object) -> None:
         assert self._task is not None

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,7 @@ def test_an_answer_nobody_waits_for_may_be_read_on_for_its_usage(tmp_path: Path)
     def slowly(connection: socket.socket) -> None:
         connection.sendall(head + first)
         gone.wait()
+        time.sleep(0.5)  # The proxy has to see the client leave first.
         connection.sendall(last)
 
     with raw_server(slowly) as (url, _), proxying(url, tmp_path, drain_seconds=30.0) as proxy:

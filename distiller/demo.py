@@ -36,7 +36,7 @@ from router.shadow import waiting
 
 KEY = "STILLROOM_DEMO_KEY"
 SEED = 7
-SAMPLE, SAMPLE_EARLIER = 1500, 900
+SAMPLE, SAMPLE_EARLIER = 1400, 900
 # A student on two cores answers one or two requests a second: more clients at once would be sent on to the teacher.
 EARLIER_AT_ONCE, LATER_AT_ONCE = 16, 3
 ENGINE_WAIT = 600.0
@@ -101,7 +101,7 @@ def run_demo(traffic_file: Path | None, folder: Path) -> int:
     ports = [_free_port() for _ in range(4)]
     config = folder / "stillroom.toml"
     # Generated traffic is easy: one pass over it is enough, and the demo stays below ten minutes on two cores.
-    rows, epochs, tokens = (450, 1, 0) if traffic_file is None else (2000, 2, 80_000)
+    rows, epochs, tokens = (400, 1, 0) if traffic_file is None else (2000, 2, 80_000)
     config.write_text(
         TOML.format(
             port=ports[0],

@@ -172,7 +172,8 @@ def due(log: Log, fewest: int, fewest_ever: int) -> list[str]:
           SELECT task, max(CAST(card ->> 'data_until' AS TIMESTAMPTZ)) AS until FROM candidates GROUP BY task
         )
         SELECT e.task FROM exchanges e LEFT JOIN newest n ON n.task = e.task
-        WHERE e.task IS NOT NULL AND e.served_by = 'teacher' AND e.status = 200 AND NOT e.partial
+        WHERE e.path = '/v1/chat/completions' AND e.task IS NOT NULL AND e.served_by = 'teacher' AND e.status = 200
+          AND NOT e.partial
           AND (n.until IS NULL OR e.ts > n.until)
         GROUP BY e.task HAVING count(*) >= CASE WHEN any_value(n.until) IS NULL THEN ? ELSE ? END
         ORDER BY count(*) DESC

@@ -17,6 +17,8 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 RESPONSES = "/v1/responses"
+PAID = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
+"""What is read for its tokens, and so has a price."""
 # From a request's body, an answer's text and its tool calls to prompt and completion tokens.
 Estimate = Callable[[Mapping[str, Any], str | None, Sequence[Any]], tuple[int, int]]
 _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, BadInput)

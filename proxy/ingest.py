@@ -17,7 +17,7 @@ from duckdb import sqltype
 from duckdb.func import FunctionNullHandling
 
 from proxy.bodies import decoded
-from proxy.derive import Estimate, derive
+from proxy.derive import PAID, Estimate, derive
 from proxy.log import Log
 from proxy.spool import adopt, closed_segments
 
@@ -47,7 +47,7 @@ INSERT INTO spend BY NAME
 SELECT id, ts, task, 'teacher' AS kind, model, id AS exchange, 1.0 AS quantity, 'exchange' AS unit,
        price(model, prompt_tokens, cached_tokens, completion_tokens) AS usd
 FROM exchanges
-WHERE list_contains($names, segment) AND served_by = 'teacher' AND status = 200 AND path = '/v1/chat/completions'
+WHERE list_contains($names, segment) AND served_by = 'teacher' AND status = 200 AND list_contains($paid, path)
 """
 _NAMES = """
 INSERT INTO segments
@@ -124,9 +124,9 @@ def _insert(connection: duckdb.DuckDBPyConnection, segments: Sequence[Path]) -> 
     columns = "{" + ", ".join(f"{key}: '{kind}'" for key, kind in _RECORD.items()) + "}"
     files = {"files": [str(segment) for segment in new]}
     (rows,) = connection.execute(_INSERT.replace("$columns", columns), files).fetchone() or (0,)
-    fresh = {"names": [segment.name for segment in new]}
-    connection.execute(_CHARGE, fresh)
-    connection.execute(_NAMES, fresh)
+    fresh = [segment.name for segment in new]
+    connection.execute(_CHARGE, {"names": fresh, "paid": PAID})
+    connection.execute(_NAMES, {"names": fresh})
     return int(rows)
 
 

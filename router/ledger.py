@@ -8,6 +8,7 @@ the same task's covered exchanges - the same part of the traffic - or of the who
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.derive import PAID
 from proxy.ids import ulid
 from proxy.log import Log
 
@@ -26,7 +27,7 @@ WITH teacher AS (
 ), volume AS (
   SELECT task, count(*) AS exchanges, count(*) FILTER (served_by <> 'teacher') AS served,
          count(*) FILTER (fallback IS NOT NULL) AS fallbacks, count(DISTINCT model) AS models
-  FROM exchanges WHERE path = '/v1/chat/completions' GROUP BY task
+  FROM exchanges WHERE list_contains($paid, path) GROUP BY task
 )
 SELECT v.task, v.exchanges, v.served, v.fallbacks, t.usd, coalesce(t.unpriced, 0) + coalesce(o.unpriced, 0),
        v.served * coalesce(c.mean, t.mean), o.audit, o.training
@@ -70,7 +71,7 @@ class Report:
 
 def report(log: Log) -> Report:
     """Compute the ledger from the log."""
-    tasks = tuple(_line(*row) for row in log.query(_TASKS))
+    tasks = tuple(_line(*row) for row in log.query(_TASKS, {"paid": PAID}))
     ((serving, hours),) = log.query("SELECT sum(usd), sum(quantity) FROM spend WHERE kind = 'serving'")
     serving, hours = serving or 0.0, hours or 0.0
     unknown = any(line.served and line.avoided_usd is None for line in tasks)

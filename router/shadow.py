@@ -27,7 +27,8 @@ from router.registry import Candidate
 # Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
 _UNSHADOWED = """
 FROM exchanges e
-WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ) AND served_by = 'teacher' AND status = 200 AND NOT partial
+WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ) AND served_by = 'teacher'
+  AND status = 200 AND NOT partial
   AND finish_reason = 'stop' AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND v.exchange = e.id)
 """

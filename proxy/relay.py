@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from proxy.client import Headers
 from proxy.counters import Counters
 from proxy.deciding import TEACHER, Asked, CandidateFailed, Decide
+from proxy.derive import CHAT, COMPLETIONS, RESPONSES
 from proxy.errors import envelope
 from proxy.exchange import Exchange
 from proxy.ids import ulid
@@ -31,7 +32,8 @@ Send = Callable[[Message], Awaitable[None]]
 # With the line break before it: inside an answer's JSON a break is escaped, so no text can be taken for the end.
 _DONE = b"\ndata: [DONE]"
 _WATCHED_FROM = 0.1  # seconds; most plain answers are whole before, and need no task to watch their client
-_STREAMS_WITH_USAGE = ("/v1/chat/completions", "/v1/completions")
+_LAST_EVENTS = (b"event: response.completed", b"event: response.incomplete", b"event: response.failed")
+_STREAMS_WITH_USAGE = (CHAT, COMPLETIONS)
 _log = logging.getLogger("stillroom.proxy")
 
 
@@ -290,12 +292,12 @@ async def _pass_stream(
     upstream: UpstreamResponse, exchange: Exchange, kept: _Keeping, send: Send, stripper: UsageStripper | None
 ) -> None:
     received = bytearray()
-    exchange.response = received
+    exchange.response, responses = received, exchange.path == RESPONSES
     async for chunk in upstream.pieces():
         if not received:
             kept.first_byte()
         received += chunk
-        if _DONE in received[-len(chunk) - len(_DONE) :]:
+        if _DONE in received[-len(chunk) - len(_DONE) :] or (responses and _is_last_of_response(received)):
             kept.keep()
         passed = chunk if stripper is None else stripper.feed(chunk)
         if passed:
@@ -303,6 +305,14 @@ async def _pass_stream(
     kept.keep()
     rest = b"" if stripper is None else stripper.end()
     await send({"type": "http.response.body", "body": rest, "more_body": False})
+
+
+def _is_last_of_response(received: bytearray) -> bool:
+    """Whether a stream of the Responses API, which sends no `[DONE]`, has just had its last event whole."""
+    if not received.endswith(b"\n\n"):
+        return False
+    before = received.rfind(b"\n\n", 0, -2)
+    return received.startswith(_LAST_EVENTS, before + 2 if before >= 0 else 0)
 
 
 async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:

@@ -37,8 +37,8 @@ def streamed(events: Iterable[str]) -> dict[str, Any]:
     items: dict[int, Any] = {}
     for data in events:
         try:
-            event = {} if data == "[DONE]" else json.loads(data)
-        except ValueError:
+            event = json.loads(data)
+        except ValueError:  # Also the [DONE] of chat, which some servers send here too.
             break
         kind = event.get("type")
         if kind in _FINAL:  # Some servers leave its output empty, having sent the items.

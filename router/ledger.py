@@ -14,8 +14,11 @@ from proxy.log import Log
 
 _TASKS = """
 WITH teacher AS (
-  SELECT task, count(*) AS calls, sum(usd) AS usd, count(*) FILTER (usd IS NULL) AS unpriced, avg(usd) AS mean
+  SELECT task, sum(usd) AS usd, count(*) FILTER (usd IS NULL) AS unpriced
   FROM spend WHERE kind = 'teacher' GROUP BY task
+), chat AS (
+  SELECT s.task, avg(s.usd) AS mean FROM spend s JOIN exchanges e ON e.id = s.exchange
+  WHERE s.kind = 'teacher' AND e.path = '/v1/chat/completions' GROUP BY s.task
 ), covered AS (
   SELECT s.task, avg(s.usd) AS mean FROM spend s
   WHERE s.kind = 'teacher' AND s.exchange IN (SELECT exchange FROM verdicts WHERE kind = 'shadow' AND covered)
@@ -30,9 +33,10 @@ WITH teacher AS (
   FROM exchanges WHERE list_contains($paid, path) GROUP BY task
 )
 SELECT v.task, v.exchanges, v.served, v.fallbacks, t.usd, coalesce(t.unpriced, 0) + coalesce(o.unpriced, 0),
-       v.served * coalesce(c.mean, t.mean), o.audit, o.training
+       v.served * coalesce(c.mean, a.mean), o.audit, o.training
 FROM volume v
 LEFT JOIN teacher t ON t.task IS NOT DISTINCT FROM v.task
+LEFT JOIN chat a ON a.task IS NOT DISTINCT FROM v.task
 LEFT JOIN covered c ON c.task IS NOT DISTINCT FROM v.task
 LEFT JOIN other o ON o.task IS NOT DISTINCT FROM v.task
 ORDER BY t.usd DESC NULLS LAST, v.exchanges DESC

@@ -34,8 +34,8 @@ WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ)
 """
 _UNAUDITED = """
 SELECT id, request, answer FROM exchanges e
-WHERE served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8' AND answer IS NOT NULL
-  AND hash(id) / 18446744073709551615 < ?
+WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
+  AND answer IS NOT NULL AND hash(id) / 18446744073709551615 < ?
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
 ORDER BY id LIMIT ?
 """

@@ -236,6 +236,16 @@ def test_usage_is_asked_for_and_kept_but_not_shown(wanted: bool, tmp_path: Path)
         assert (sent, answer.content) == (b'{"stream":true}', whole)
 
 
+def test_a_response_is_on_disk_before_its_last_event_is_out(tmp_path: Path) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    events = b"event: response.created\ndata: {}\n\n", b'event: response.completed\ndata: {"response":{}}\n\n'
+    with raw_server(head + events[0] + events[1], hold=True) as (url, _), proxying(url, tmp_path) as proxy:
+        with httpx.stream("POST", f"{proxy.url}/responses", json={"stream": True}) as answer:
+            next(chunk for chunk in answer.iter_bytes() if b"response.completed" in chunk)
+            record = eventually(proxy.records)[0]  # While the upstream still holds its connection.
+    assert (record["partial"], record["response"].encode()) == (False, events[0] + events[1])
+
+
 def test_a_plain_answer_that_breaks_off_is_not_passed_off_as_whole(tmp_path: Path) -> None:
     half = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"half":'
     with raw_server(half) as (url, _), proxying(url, tmp_path) as proxy, proxy.client() as client:

@@ -23,6 +23,7 @@ _KEPT_HEADERS = frozenset(
 )  # fmt: skip
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps would make one each time
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ class Exchange:
             "first_byte_ms": self.first_byte_ms,
             "latency_ms": self.latency_ms,
         }
-        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass") + b"\n"
+        return _encode(record).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def _readable(body: Body, headers: RawHeaders) -> Body:
@@ -109,4 +110,4 @@ def _text(body: Body) -> tuple[str, str]:
 
 
 def _kept(headers: RawHeaders) -> str:
-    return json.dumps([[k.decode("latin-1"), v.decode("latin-1")] for k, v in headers if k.lower() in _KEPT_HEADERS])
+    return _encode([[k.decode("latin-1"), v.decode("latin-1")] for k, v in headers if k.lower() in _KEPT_HEADERS])

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-proxy install clean
+.PHONY: demo test lint bench-proxy bench-memory install clean
 
 install: $(VENV)/.ready
 
@@ -29,6 +29,10 @@ lint: install
 # Takes about 15 minutes; BENCH='--without litellm' and other options: see tests/bench/proxy.py.
 bench-proxy: install
 	$(BIN)/python -m tests.bench.proxy $(BENCH)
+
+# Takes about 5 minutes.
+bench-memory: install
+	$(BIN)/python -m tests.bench.memory
 
 clean:
 	rm -rf $(VENV) demo-data

@@ -61,27 +61,37 @@ def upstream(folder: Path, core: int) -> Iterator[int]:
         yield port
 
 
+@contextmanager
+def proxied(
+    peer: Peer, folder: Path, teacher: int, cores: list[int]
+) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """The peer in front of the teacher; yields its process and port. A failure brings the end of its log along."""
+    port, log = free_port(), folder / "peer.log"
+    assert peer.prepare is not None
+    command = peer.prepare(folder, port, teacher)
+    try:
+        with running(command, set(cores[: peer.cores]), log, peer.environment) as process:
+            _await_port(process, port)
+            yield process, port
+    except Failed as failure:
+        raise Failed(f"{failure}\n{_tail(log)}".rstrip()) from None
+
+
 def measure(
     peer: Peer, folder: Path, teacher: int, cores: list[int], seconds: float, tell: Callable[[str], None]
 ) -> dict[str, Sample]:
     """Start the peer, warm it up, take every step and stop it; by the step's name. Failed when anything is wrong."""
     if peer.prepare is None:
-        _load(peer, PLAIN, teacher, 0.5)
+        load(peer, PLAIN, teacher, 0.5)
         return {step.name: _step(peer, step, teacher, None, folder, seconds, tell) for step in STEPS}
-    port, log, requests = free_port(), folder / "peer.log", 0
-    command = peer.prepare(folder, port, teacher)
-    try:
-        with running(command, set(cores[: peer.cores]), log, peer.environment) as process:
-            _await_port(process, port)
-            tell("warm-up")
-            requests += sum(_load(peer, step, port, max(0.5, seconds / 5)).requests for step in (PLAIN, STREAMS))
-            _ingested(peer, folder)
-            taken = {}
-            for step in STEPS:
-                taken[step.name] = _step(peer, step, port, process.pid, folder, seconds, tell)
-                requests += taken[step.name].result.requests
-    except Failed as failure:
-        raise Failed(f"{failure}\n{_tail(log)}".rstrip()) from None
+    with proxied(peer, folder, teacher, cores) as (process, port):
+        tell("warm-up")
+        requests = sum(load(peer, step, port, max(0.5, seconds / 5)).requests for step in (PLAIN, STREAMS))
+        _ingested(peer, folder)
+        taken = {}
+        for step in STEPS:
+            taken[step.name] = _step(peer, step, port, process.pid, folder, seconds, tell)
+            requests += taken[step.name].result.requests
     if peer.captures:
         check_captured(folder, requests)
     return taken
@@ -92,7 +102,7 @@ def _step(
 ) -> Sample:
     tell(step.name)
     before = cpu_us(pid) if pid else (0.0, 0.0)
-    result = _load(peer, step, port, seconds)
+    result = load(peer, step, port, seconds)
     time.sleep(_REST_SECONDS)
     proxy = cpu_us(pid)[0] if pid else 0.0  # Now, as idling while the controller works is no request's cost.
     _ingested(peer, folder)
@@ -100,7 +110,8 @@ def _step(
     return Sample(result, proxy - before[0], controller - before[1])
 
 
-def _load(peer: Peer, step: Step, port: int, seconds: float) -> Result:
+def load(peer: Peer, step: Step, port: int, seconds: float) -> Result:
+    """Ask for so long, or until the step's number of requests; Failed for any wrong answer."""
     plan = Plan(port, step.connections, seconds, step.size, step.chunks, step.most, peer.exact)
     command = [sys.executable, "-m", "tests.bench.load", json.dumps(asdict(plan))]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=end_with_parent)

@@ -10,12 +10,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distiller.settings import Settings, load_settings
-from proxy.errors import StillroomError, Unavailable
+from proxy.errors import BadInput, StillroomError, Unavailable
 
 if TYPE_CHECKING:  # duckdb comes with it.
     from proxy.log import Log
@@ -77,12 +77,15 @@ def serve(arguments: argparse.Namespace) -> int:
 
 def worker(arguments: argparse.Namespace) -> int:
     """One proxy process on an inherited socket; started by `serve`."""
+    import contextlib
     import socket
 
     import uvicorn
 
     from proxy.app import create_app
+    from proxy.keys import load_key_ring, nobody_refused
     from proxy.supervisor import end_with_parent
+    from proxy.watched import Watched
     from proxy.wire import Wire
     from router.decide import Router
     from router.policy import PolicyWatcher
@@ -90,9 +93,16 @@ def worker(arguments: argparse.Namespace) -> int:
     end_with_parent()
     settings = load_settings(arguments.config)
     router = Router(PolicyWatcher(settings.policy))
+    ring = Watched(settings.keys, load_key_ring)
+
+    @contextlib.asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        async with router.running(), ring.watching():
+            yield
+
     app = create_app(
-        settings.proxy, settings.teacher, settings.spool, settings.spool_folder, router.decide, router.running,
-        settings.redaction,
+        settings.proxy, settings.teacher, settings.spool, settings.spool_folder, router.decide, running,
+        settings.redaction, (lambda *asked: ring.value.refusal(*asked)) if settings.proxy.keys else nobody_refused,
     )  # fmt: skip
     config = uvicorn.Config(
         app, loop="uvloop", http=Wire, ws="none", log_level="warning", access_log=False, server_header=False,
@@ -115,6 +125,25 @@ def controller(arguments: argparse.Namespace) -> int:
     listener = socket.socket(fileno=arguments.fd)
     asyncio.run(_until_signal(lambda stop: run_controller(settings, arguments.config, listener, stop)))
     return 0
+
+
+def keys(arguments: argparse.Namespace) -> int:
+    """Make, list or revoke virtual keys."""
+    from distiller.terminal import keys_table
+    from proxy.keys import create_key, read_keys, revoke_key
+
+    settings, name = load_settings(arguments.config), arguments.name
+    if arguments.action == "list":
+        return _show(arguments, read_keys(settings.keys), keys_table)
+    if not name:
+        raise BadInput(f"say whose key: stillroom keys {arguments.action} NAME")
+    if arguments.action == "revoke":
+        revoked = revoke_key(settings.keys, name)
+        return _show(arguments, {"name": name, "revoked": str(revoked.revoked)}, _sentence("{name} is revoked"))
+    secret = create_key(settings.keys, name, tuple(arguments.model))
+    if not settings.proxy.keys:
+        print("stillroom: keys are not asked for yet: set proxy.keys = true and start again", file=sys.stderr)
+    return _show(arguments, {"name": name, "key": secret}, _sentence("{key}"))
 
 
 def replay_teacher(arguments: argparse.Namespace) -> int:
@@ -332,6 +361,10 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
         if name == "rollback":
             made.add_argument("--reason", required=True, help="kept with the transition")
+    made = add("keys", keys, "stillroom keys create billing-bot --model gpt-4o", shared, scripted)
+    made.add_argument("action", choices=["create", "list", "revoke"])
+    made.add_argument("name", metavar="NAME", nargs="?", help="who the key is for")
+    made.add_argument("--model", action="append", default=[], help="allow only this model; may be repeated")
     add("status", status, "stillroom status --json", shared, scripted)
     add("report", report, "stillroom report --json", shared, scripted)
     made = add("sql", sql, 'stillroom sql "select task, count(*) from exchanges group by all"', shared, scripted)

@@ -76,6 +76,11 @@ class Settings:
         return self.folder / "state" / "policy.json"
 
     @property
+    def keys(self) -> Path:
+        """The virtual keys."""
+        return self.folder / "keys.json"
+
+    @property
     def metrics(self) -> Path:
         """The workers' counters."""
         return self.folder / "state" / "metrics"
@@ -118,5 +123,7 @@ def _check(settings: Settings) -> None:
             f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "
             f"not {settings.serving.max_lora_rank}"
         )
+    if settings.proxy.keys and not settings.teacher.key_env:
+        raise BadInput("proxy.keys = true needs teacher.key_env: our own keys mean nothing to the teacher")
     if settings.proxy.workers < 1:
         raise BadInput(f"proxy.workers must be at least 1, not {settings.proxy.workers}")

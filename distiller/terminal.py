@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from proxy.keys import Key
 from router.ledger import Report, TaskLine
 
 
@@ -116,6 +117,14 @@ def distilled_summary(done: Any) -> None:
             else "no confidence threshold separates what it knows: shadow judges all of its answers"
         )
     )
+
+
+def keys_table(keys: Sequence[Key]) -> None:
+    """`stillroom keys list`."""
+    table = Table("name", "made", "models", "revoked", title="Virtual keys")
+    for key in keys:
+        table.add_row(key.name, key.created, ", ".join(key.models) or "all", key.revoked or "-")
+    Console().print(table)
 
 
 def findings_table(findings: Sequence[Any]) -> None:

@@ -14,9 +14,10 @@ from fastapi import FastAPI
 
 from proxy.counters import Counters
 from proxy.deciding import Decide, always_teacher
+from proxy.keys import nobody_refused
 from proxy.patterns import SECRETS_ONLY, Redaction
 from proxy.redact import Redactor
-from proxy.relay import Receive, Relay, RelayOptions, Scope, Send
+from proxy.relay import Receive, Refusal, Relay, RelayOptions, Scope, Send
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import SpoolWriter
 from proxy.translate import translating
@@ -46,6 +47,7 @@ def create_app(
     decide: Decide = always_teacher,
     running: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
     redaction: Redaction = SECRETS_ONLY,
+    refusal: Refusal = nobody_refused,
 ) -> ProxyApp:
     """Build a worker's app; `decide` is asked for every request and must not wait.
 
@@ -59,7 +61,9 @@ def create_app(
         writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds)
         upstream = Teacher(teacher)
         options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage)
-        app.relay = Relay(translating(upstream, teacher), writer, Redactor(redaction), counters, decide, options)
+        app.relay = Relay(
+            translating(upstream, teacher), writer, Redactor(redaction), counters, decide, options, refusal
+        )
         rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
         try:
             async with running():

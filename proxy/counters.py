@@ -13,6 +13,7 @@ class Counters:
         """Register the counters."""
         self.registry = CollectorRegistry()
         self.requests = Counter("stillroom_requests", "Requests accepted under /v1", registry=self.registry)
+        self.refused = Counter("stillroom_refused", "Requests refused before that", ["reason"], registry=self.registry)
         self.captured = Counter("stillroom_captured", "Exchanges written to the spool", registry=self.registry)
         self.opted_out = Counter(
             "stillroom_opted_out", "Exchanges the client asked not to keep", registry=self.registry

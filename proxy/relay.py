@@ -29,6 +29,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+# Status and body for who may not ask, or None; given the Authorization header and the body.
+Refusal = Callable[[str | None, bytes], tuple[int, bytes] | None]
+
 # With the line break before it: inside an answer's JSON a break is escaped, so no text can be taken for the end.
 _DONE = b"\ndata: [DONE]"
 _WATCHED_FROM = 0.1  # seconds; most plain answers are whole before, and need no task to watch their client
@@ -91,10 +94,12 @@ class Relay:
         counters: Counters,
         decide: Decide,
         options: RelayOptions,
+        refusal: Refusal,
     ) -> None:
-        """Hold the collaborators."""
+        """Hold the collaborators; `decide` and `refusal` must return at once."""
         self._teacher, self._spool, self._redactor = teacher, spool, redactor
         self._counters, self._decide, self._options = counters, decide, options
+        self._refusal = refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request under /v1."""
@@ -105,9 +110,15 @@ class Relay:
             return
         except BodyTooLarge:
             limit = f"the request body is over {self._options.max_body >> 20} MB: raise proxy.max_body_mb or send less"
+            self._counters.refused.labels("body_too_large").inc()
             await _answer(send, 413, envelope(limit, "invalid_request_error", "body_too_large"), ())
             return
         headers = scope["headers"]
+        refused = self._refusal(_header(headers, b"authorization"), body)
+        if refused is not None:
+            self._counters.refused.labels("key").inc()
+            await _answer(send, *refused, ())
+            return
         exchange = Exchange(
             id=ulid(),
             ts=time.time(),

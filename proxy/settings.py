@@ -28,6 +28,7 @@ class ProxySettings:
     workers: int = 1
     max_body_mb: int = 64
     drain_seconds: float = 0.0
+    keys: bool = False
 
 
 @dataclass(frozen=True, slots=True)

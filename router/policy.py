@@ -4,16 +4,16 @@ Must not know why a stage was reached; `router.lifecycle` does. The file is repl
 or the next, never half of one. A policy that cannot be read means the teacher answers.
 """
 
-import asyncio
-import contextlib
 import dataclasses
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from proxy.watched import Watched
 
 _log = logging.getLogger("stillroom.policy")
 
@@ -70,37 +70,17 @@ def load_policy(path: Path) -> Policy:
         return Policy()
 
 
-class PolicyWatcher:
+class PolicyWatcher(Watched[Policy]):
     """Keeps the newest policy in memory; reading it costs an attribute."""
 
     def __init__(self, path: Path, seconds: float = 0.5) -> None:
         """Load once; `watching` then looks every `seconds`."""
-        self._path, self._seconds = path, seconds
-        self._stamp = self._look()
-        self.policy = load_policy(path)
+        super().__init__(path, load_policy, seconds)
 
-    @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """Reload on change for as long as the context is open."""
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(self._seconds)
-            stamp = self._look()
-            if stamp != self._stamp:
-                self._stamp, self.policy = stamp, load_policy(self._path)
-
-    def _look(self) -> tuple[int, int] | None:
-        try:
-            stat = self._path.stat()
-        except OSError:  # Missing or unreadable: the teacher answers, and the watch goes on.
-            return None
-        return stat.st_mtime_ns, stat.st_ino
+    @property
+    def policy(self) -> Policy:
+        """The newest."""
+        return self.value
 
 
 def _route(fields: dict[str, Any]) -> Route:

@@ -4,14 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
+from proxy.traffic_file import Row
 from stillroom import _parser, main
-from tests.deployment import PROGRAM, ROOT
-from tests.servers import free_port
+from tests.deployment import PROGRAM, ROOT, deployed
+from tests.servers import eventually, free_port
 
 COMMANDS = ["serve", "demo", "tasks", "distill", "certificate", "promote", "rollback", "status", "report", "sql"]
-COMMANDS += ["replay-teacher", "doctor", "worker", "controller"]
+COMMANDS += ["keys", "replay-teacher", "doctor", "worker", "controller"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -47,6 +49,8 @@ def test_every_command_in_the_readme_exists() -> None:
         (["replay-teacher", "--traffic", "broken.jsonl"], "line 2"),
         (["demo", "--traffic", "broken.jsonl"], "line 2"),
         (["demo", "--folder", "thesis"], "not a demo's"),
+        (["keys", "create"], "say whose key: stillroom keys create NAME"),
+        (["keys", "revoke", "nobody"], "no key 'nobody' to revoke"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_a_code(
@@ -66,6 +70,22 @@ def test_what_goes_wrong_is_one_line_and_a_code(
     assert message in error
     assert error.startswith("stillroom: ")
     assert error.count("\n") == 1
+
+
+def test_keys_are_made_listed_and_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["keys", "create", "billing-bot", "--model", "gpt-4o"]) == 0
+    made = capsys.readouterr()
+    assert made.out.startswith("sk-still-")
+    assert "set proxy.keys = true" in made.err
+    assert main(["keys", "list", "--json"]) == 0
+    assert main(["keys", "revoke", "billing-bot"]) == 0
+    assert main(["keys", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert "billing-bot is revoked" in shown
+    assert made.out.strip() not in shown
 
 
 def test_a_port_in_use_is_said_without_a_trace(tmp_path: Path) -> None:
@@ -88,3 +108,20 @@ def test_an_unknown_key_stops_the_start(tmp_path: Path) -> None:
     done = subprocess.run([*PROGRAM, "serve", "--config", str(config)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "did you mean 'workers'" in done.stderr
+
+
+def test_keys_open_and_close_a_running_proxy(tmp_path: Path) -> None:
+    asked = {"model": "gpt-4o", "messages": [{"role": "user", "content": "greet"}]}
+    rows = [Row(tuple(asked["messages"]), "hello", None, "gpt-4o", None)]  # type: ignore[arg-type]
+    with deployed(tmp_path, rows, "[proxy]\nkeys = true\n[serving]\nport = 1\n") as running:
+
+        def answers(key: str, status: int) -> bool:
+            headers = {"authorization": f"Bearer {key}"}
+            answer = httpx.post(f"{running.url}/chat/completions", json=asked, headers=headers)
+            return answer.status_code == status
+
+        assert answers("sk-of-nobody", 401)
+        key = running.run("keys", "create", "billing-bot").strip()
+        assert eventually(lambda: answers(key, 200))
+        running.run("keys", "revoke", "billing-bot")
+        assert eventually(lambda: answers(key, 401))

@@ -39,6 +39,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ('[teacher]\nurl = "api.openai.com"', "must start with http"),
         ('[serving]\ndevice = "tpu"', "must be cpu or gpu"),
         ("[proxy]\nworkers = 0", "at least 1"),
+        ("[proxy]\nkeys = true", r"needs teacher\.key_env"),
         ("[distiller]\nrank = 32", r"serving\.max_lora_rank"),
         ("home = ", "is not TOML"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from proxy.app import ProxyApp, create_app
+from proxy.keys import create_key, load_key_ring
 from proxy.replay import create_replay
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import closed_segments
@@ -105,3 +106,18 @@ def test_a_key_that_was_said_reaches_no_file(stream: bool, tmp_path: Path) -> No
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert b"[SECRET_1]" in written
     assert key.encode() not in written
+
+
+def test_with_keys_only_their_holders_are_heard(teacher: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    secret = create_key(file, "billing-bot", ())
+    ring = load_key_ring(file)
+    app = app_for(teacher, tmp_path / "spool", refusal=ring.refusal)
+    with serving(app) as url:
+        anonymous = httpx.post(f"{url}/chat/completions", json=ASK)
+        known = httpx.post(f"{url}/chat/completions", json=ASK, headers={"authorization": f"Bearer {secret}"})
+    assert (anonymous.status_code, anonymous.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert known.status_code == 200
+    assert recorded(tmp_path / "spool") == ["/v1/chat/completions"]
+    written = b"".join(segment.read_bytes() for segment in closed_segments(tmp_path / "spool"))
+    assert secret.encode() not in written

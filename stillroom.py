@@ -106,7 +106,7 @@ def worker(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     config = uvicorn.Config(
         app, loop="uvloop", http=Wire, ws="none", log_level="warning", access_log=False, server_header=False,
-        date_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=25,
+        date_header=False, proxy_headers=False, timeout_keep_alive=75, timeout_graceful_shutdown=25,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
     return 0
@@ -121,6 +121,7 @@ def controller(arguments: argparse.Namespace) -> int:
     from proxy.supervisor import end_with_parent
 
     end_with_parent()
+    os.nice(10)  # Ingest and comparisons can wait; the workers beside it cannot.
     settings = load_settings(arguments.config)
     listener = socket.socket(fileno=arguments.fd)
     asyncio.run(_until_signal(lambda stop: run_controller(settings, arguments.config, listener, stop)))

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from json.encoder import encode_basestring as _quoted
 from typing import Any
 
 from proxy.bodies import inflated
@@ -110,4 +111,7 @@ def _text(body: Body) -> tuple[str, str]:
 
 
 def _kept(headers: RawHeaders) -> str:
-    return _encode([[k.decode("latin-1"), v.decode("latin-1")] for k, v in headers if k.lower() in _KEPT_HEADERS])
+    kept = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in headers if k.lower() in _KEPT_HEADERS]
+    return (
+        "[" + ",".join([f'["{name}",{_quoted(value)}]' for name, value in kept]) + "]"
+    )  # A kept name needs no quotes.

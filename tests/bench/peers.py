@@ -92,7 +92,10 @@ def all_peers() -> list[Peer]:
             f"LiteLLM proxy {LITELLM}, no capture",
             _litellm,
             exact=False,
-            environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+            environment={
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # as ours, it asks for no key here
+            },
         ),
     ]
 

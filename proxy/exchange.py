@@ -5,12 +5,12 @@ of a record: headers are kept by an allow-list, and everything else passes the r
 """
 
 import base64
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from json.encoder import encode_basestring as _quoted
 from typing import Any
+
+import orjson
 
 from proxy.bodies import inflated
 from proxy.redact import Body, Redactor
@@ -24,7 +24,6 @@ _KEPT_HEADERS = frozenset(
 )  # fmt: skip
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps would make one each time
 
 
 @dataclass(slots=True)
@@ -85,7 +84,7 @@ class Exchange:
             "first_byte_ms": self.first_byte_ms,
             "latency_ms": self.latency_ms,
         }
-        return _encode(record).encode("utf-8", "surrogatepass") + b"\n"
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _readable(body: Body, headers: RawHeaders) -> Body:
@@ -110,8 +109,5 @@ def _text(body: Body) -> tuple[str, str]:
     return (text, "utf-8") if "\0" not in text else (base64.b64encode(body).decode("ascii"), "base64")
 
 
-def _kept(headers: RawHeaders) -> str:
-    kept = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in headers if k.lower() in _KEPT_HEADERS]
-    return (
-        "[" + ",".join([f'["{name}",{_quoted(value)}]' for name, value in kept]) + "]"
-    )  # A kept name needs no quotes.
+def _kept(headers: RawHeaders) -> list[tuple[str, str]]:
+    return [(k.decode("latin-1"), v.decode("latin-1")) for k, v in headers if k.lower() in _KEPT_HEADERS]

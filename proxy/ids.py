@@ -11,7 +11,8 @@ def ulid() -> str:
     """26 characters: 48 bits of milliseconds, 80 of randomness, Crockford base 32 (the ULID specification).
 
     The first 20 of the random bits are the nanoseconds within the millisecond, so that ids of one process sort in the
-    order in which they were made; the other 60, from a generator that each process seeds from the system, keep those of different processes apart.
+    order in which they were made. The other 60 come from a generator that each process seeds from the system, and keep
+    those of different processes apart; they are no secret.
     """
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     number = milliseconds << 80 | nanoseconds << 60 | random.getrandbits(60)

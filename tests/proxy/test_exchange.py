@@ -65,13 +65,13 @@ def test_no_credential_is_ever_kept(name: str, change: Any) -> None:
     headers = [(change(name).encode(), b"s3cret"), (b"User-Agent", b"curl")]
     found = record(request_headers=headers, response_headers=headers)
     assert "s3cret" not in json.dumps(found)
-    assert json.loads(found["request_headers"]) == json.loads(found["response_headers"]) == [["User-Agent", "curl"]]
+    assert found["request_headers"] == found["response_headers"] == [["User-Agent", "curl"]]
 
 
 @given(name=st.binary(max_size=20))
 def test_headers_nobody_listed_are_left_out(name: bytes) -> None:
     headers = [(b"x-mine-" + name, b"v"), (b"Retry-After", b"v\xe9")]
-    assert json.loads(record(response_headers=headers)["response_headers"]) == [["Retry-After", "v\xe9"]]
+    assert record(response_headers=headers)["response_headers"] == [["Retry-After", "v\xe9"]]
 
 
 def test_times_are_utc_with_microseconds() -> None:

@@ -37,6 +37,8 @@ class Redactor:
 
     def exchange(self, request: Body, response: Body) -> tuple[Body, Body]:
         """Both bodies redacted; the very same objects where nothing was found. Bodies are given decoded, not zipped."""
+        if _is_json(request) and _is_json(response) and self._harmless(b"%b\n%b" % (request, response)):
+            return request, response  # Looked at together, as nearly all are: half the cost.
         names = _Names(request, response)
         return self._body(request, names), self._body(response, names)
 
@@ -60,17 +62,20 @@ class Redactor:
         return body
 
     def _once(self, body: Body, names: "_Names") -> Body:
-        hidden = b"\0" in body or _ESCAPED_ASCII.search(body)  # JSON in UTF-16 has zeros.
-        json_like = body[:64].lstrip(_BLANK)[:1] in (b"{", b"[", b'"')
-        if not hidden and not may_hold(body, self._options) and (json_like or not self._spells(body)):
+        if self._harmless(body) and (_is_json(body) or not self._spells(body)):
             return body
-        if not json_like:
+        if not _is_json(body):
             return self._stream(body, names)
         try:
             values = [json.loads(body, object_pairs_hook=_object)]
             return _dumps(values[0]) if self._values(values, names) else body
         except (ValueError, RecursionError):
             return self._stream(body, names)
+
+    def _harmless(self, body: Body) -> bool:
+        """Whether nothing in the body, read as it stands, can be a value to take out."""
+        hidden = b"\0" in body or _ESCAPED_ASCII.search(body)  # JSON in UTF-16 has zeros.
+        return not hidden and not may_hold(body, self._options)
 
     def _spells(self, stream: Body) -> bool:
         """Whether the pieces of a stream may spell what none of them holds. Not parsed: most streams spell nothing."""
@@ -129,6 +134,10 @@ class Redactor:
         if text and is_secret_name(name) and not PLACEHOLDERS.fullmatch(text):
             return [Span(0, len(text), SECRET)]
         return find(text, self._options)
+
+
+def _is_json(body: Body) -> bool:
+    return body[:64].lstrip(_BLANK)[:1] in (b"{", b"[", b'"')
 
 
 class _Names:

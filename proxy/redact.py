@@ -37,7 +37,7 @@ class Redactor:
 
     def exchange(self, request: Body, response: Body) -> tuple[Body, Body]:
         """Both bodies redacted; the very same objects where nothing was found. Bodies are given decoded, not zipped."""
-        if _is_json(request) and _is_json(response) and self._harmless(b"%b\n%b" % (request, response)):
+        if _is_json(request) and _is_json(response) and self._harmless(b"\n".join((request, response))):
             return request, response  # Looked at together, as nearly all are: half the cost.
         names = _Names(request, response)
         return self._body(request, names), self._body(response, names)

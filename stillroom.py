@@ -121,7 +121,6 @@ def controller(arguments: argparse.Namespace) -> int:
     from proxy.supervisor import end_with_parent
 
     end_with_parent()
-    os.nice(10)  # Ingest and comparisons can wait; the workers beside it cannot.
     settings = load_settings(arguments.config)
     listener = socket.socket(fileno=arguments.fd)
     asyncio.run(_until_signal(lambda stop: run_controller(settings, arguments.config, listener, stop)))

@@ -8,7 +8,6 @@ import contextlib
 import json
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 import brotli
 import zstandard
@@ -41,7 +40,7 @@ def _inflate(data: bytes, coding: str, limit: int) -> bytes:
     if coding in ("gzip", "x-gzip", "deflate"):
         step = zlib.decompressobj(wbits=47).decompress  # 47: gzip or zlib, whichever the header says.
     elif coding == "br":
-        step = _brotli(brotli.Decompressor())
+        step = brotli.Decompressor().process
     elif coding == "zstd":
         reader = zstandard.ZstdDecompressor().stream_reader(data)
         data, step = data[:1], lambda _, most: reader.read(most)
@@ -54,11 +53,3 @@ def _inflate(data: bytes, coding: str, limit: int) -> bytes:
             if len(whole) >= limit:
                 break
     return bytes(whole)
-
-
-def _brotli(decompressor: Any) -> Callable[[bytes, int], bytes]:
-    def step(piece: bytes, most: int) -> bytes:
-        found: bytes = decompressor.process(piece, output_buffer_limit=most)
-        return found
-
-    return step

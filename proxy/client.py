@@ -8,15 +8,14 @@ Must not know what it carries.
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
 
 from proxy.errors import BadInput
-
-Headers = Iterable[tuple[bytes, bytes]]
+from proxy.headers import Headers, header
 
 _KEEP_SECONDS = 15.0  # below what servers keep: a connection they are about to close must not be used again
 _HELD_BYTES = 1 << 18  # of an answer nobody reads; then reading pauses, and TCP slows the upstream down
@@ -103,7 +102,7 @@ class Response:
     @property
     def content_type(self) -> str:
         """The media type in lower case, without parameters; empty where there is none."""
-        value = next((value for name, value in self.raw_headers if name.lower() == b"content-type"), b"")
+        value = header(self.raw_headers, b"content-type") or b""
         return value.partition(b";")[0].strip().lower().decode("latin-1")
 
     async def pieces(self) -> AsyncIterator[bytes]:

@@ -5,7 +5,6 @@ of a record: headers are kept by an allow-list, and everything else passes the r
 """
 
 import base64
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import orjson
 
 from proxy.bodies import inflated
+from proxy.headers import Headers, header
 from proxy.redact import Body, Redactor
 
 # Names only: what helps to read a record later and cannot carry a secret.
@@ -22,8 +22,6 @@ _KEPT_HEADERS = frozenset(
         b"x-request-id", b"openai-processing-ms", b"openai-version", b"x-stillroom-task", b"idempotency-key",
     }
 )  # fmt: skip
-
-RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 @dataclass(slots=True)
@@ -36,10 +34,10 @@ class Exchange:
     path: str
     query: str = ""
     task: str | None = None
-    request_headers: RawHeaders = ()
+    request_headers: Headers = ()
     request: bytes = b""
     status: int = 0
-    response_headers: RawHeaders = ()
+    response_headers: Headers = ()
     response: bytes | bytearray = b""
     stream: bool = False
     partial: bool = False
@@ -87,9 +85,9 @@ class Exchange:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _readable(body: Body, headers: RawHeaders) -> Body:
+def _readable(body: Body, headers: Headers) -> Body:
     """A compressed text as the text it is, or nothing could be redacted in it; other bodies as they are."""
-    coding = next((value for name, value in headers if name.lower() == b"content-encoding"), None)
+    coding = header(headers, b"content-encoding")
     if coding is None or not body:
         return body
     plain = inflated(bytes(body), coding.decode("latin-1"))
@@ -109,5 +107,5 @@ def _text(body: Body) -> tuple[str, str]:
     return (text, "utf-8") if "\0" not in text else (base64.b64encode(body).decode("ascii"), "base64")
 
 
-def _kept(headers: RawHeaders) -> list[tuple[str, str]]:
+def _kept(headers: Headers) -> list[tuple[str, str]]:
     return [(k.decode("latin-1"), v.decode("latin-1")) for k, v in headers if k.lower() in _KEPT_HEADERS]

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from proxy.client import Headers
 from proxy.counters import Counters
 from proxy.deciding import TEACHER, Asked, CandidateFailed, Decide
 from proxy.derive import CHAT, COMPLETIONS, RESPONSES
 from proxy.errors import envelope
 from proxy.exchange import Exchange
+from proxy.headers import Headers, header, without
 from proxy.ids import ulid
 from proxy.redact import Redactor
 from proxy.spool import SpoolWriter
@@ -114,7 +114,7 @@ class Relay:
             await _answer(send, 413, envelope(limit, "invalid_request_error", "body_too_large"), ())
             return
         headers = scope["headers"]
-        refused = self._refusal(_header(headers, b"authorization"), body)
+        refused = self._refusal(_text_of(headers, b"authorization"), body)
         if refused is not None:
             self._counters.refused.labels("key").inc()
             await _answer(send, *refused, ())
@@ -125,12 +125,12 @@ class Relay:
             method=scope["method"],
             path=scope["path"],
             query=scope["query_string"].decode("latin-1"),
-            task=_header(headers, b"x-stillroom-task"),
+            task=_text_of(headers, b"x-stillroom-task"),
             request_headers=headers,
             request=body,
         )
         self._counters.requests.inc()
-        capture = _header(headers, b"x-stillroom-capture") != "off"
+        capture = _text_of(headers, b"x-stillroom-capture") != "off"
         kept = _Keeping(self._spool, self._redactor, self._counters, exchange, started, capture)
         try:
             await self._serve(exchange, kept, scope, receive, send)
@@ -169,7 +169,7 @@ class Relay:
         headers, body = scope["headers"], exchange.request
         asked = ask_for_usage(body) if self._options.stream_usage and exchange.path in _STREAMS_WITH_USAGE else None
         if asked is not None:  # What was asked for has to be taken out again, and so has to be readable.
-            headers, body = [*_without(headers, b"accept-encoding"), (b"accept-encoding", b"identity")], asked
+            headers, body = [*without(headers, b"accept-encoding"), (b"accept-encoding", b"identity")], asked
         try:
             upstream = await self._teacher.forward(exchange.method, target, headers, body)
         except OSError as error:
@@ -191,10 +191,10 @@ class Relay:
     ) -> None:
         exchange.status, exchange.response_headers = upstream.status, upstream.raw_headers
         exchange.stream = upstream.content_type == "text/event-stream"
-        strip = strip and exchange.stream and _header(upstream.raw_headers, b"content-encoding") is None
+        strip = strip and exchange.stream and header(upstream.raw_headers, b"content-encoding") is None
         headers = [*response_headers(upstream.raw_headers), *_about(exchange)]
         if strip:
-            headers = _without(headers, b"content-length")
+            headers = without(headers, b"content-length")
         await send({"type": "http.response.start", "status": upstream.status, "headers": headers})
         try:
             if exchange.stream:
@@ -327,7 +327,7 @@ def _is_last_of_response(received: bytearray) -> bool:
 
 
 async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    declared = _header(scope["headers"], b"content-length")
+    declared = _text_of(scope["headers"], b"content-length")
     if declared is not None and declared.isdigit() and int(declared.lstrip("0")[:19] or 0) > limit:
         raise BodyTooLarge
     parts: list[bytes] = []
@@ -378,9 +378,6 @@ def _unreachable(error: Exception) -> tuple[int, bytes]:
     return 502, envelope(text, "upstream_error", "upstream_unreachable")
 
 
-def _without(headers: Headers, name: bytes) -> list[tuple[bytes, bytes]]:
-    return [(key, value) for key, value in headers if key.lower() != name]
-
-
-def _header(headers: Headers, name: bytes) -> str | None:
-    return next((value.decode("latin-1") for key, value in headers if key.lower() == name), None)
+def _text_of(headers: Headers, name: bytes) -> str | None:
+    value = header(headers, name)
+    return None if value is None else value.decode("latin-1")

@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from proxy.waiting import pause
+
 _log = logging.getLogger("stillroom.supervisor")
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -48,8 +50,7 @@ async def _keep(child: Child, stop: asyncio.Event, grace: float) -> None:
         if await _ended(process, stop):
             delay = 0.2 if time.monotonic() - started > STEADY_SECONDS else min(delay * 2, 10.0)
             _log.warning("%s ended (%s); starting it again in %.1f s", child.name, process.returncode, delay)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), delay)
+            await pause(stop, delay)
         else:
             await _stop(process, child.name, grace)
 

@@ -11,9 +11,9 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-from proxy.client import Headers
 from proxy.derive import CHAT
 from proxy.errors import envelope
+from proxy.headers import Headers, header
 from proxy.relay import Upstream, UpstreamResponse
 from proxy.settings import TeacherSettings
 from proxy.upstream import teacher_key
@@ -78,7 +78,7 @@ def _chat(target: str, body: bytes) -> dict[str, Any] | None:
 
 
 def _bearer(headers: Headers) -> str | None:
-    value = next((value for name, value in headers if name.lower() == b"authorization"), b"")
+    value = header(headers, b"authorization") or b""
     return value.decode("latin-1").removeprefix("Bearer ") or None
 
 

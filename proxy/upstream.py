@@ -6,8 +6,9 @@ Must not parse a body. Hop-by-hop headers (RFC 9110, section 7.6.1) and our own 
 import os
 from urllib.parse import urlsplit
 
-from proxy.client import Client, Headers, Response
+from proxy.client import Client, Response
 from proxy.errors import BadInput
+from proxy.headers import Headers, without
 from proxy.settings import TeacherSettings
 
 HOP_BY_HOP = frozenset(
@@ -48,7 +49,7 @@ class Teacher:
         if not self._key:
             return kept
         own = (b"Authorization", b"Bearer " + self._key.encode())
-        return [own, *((name, value) for name, value in kept if name.lower() != b"authorization")]
+        return [own, *without(kept, b"authorization")]
 
 
 def teacher_key(settings: TeacherSettings) -> str:

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.client import Headers
 from proxy.errors import BadInput
+from proxy.headers import Headers
 from proxy.settings import TeacherSettings
 from proxy.upstream import Teacher, named_by_connection, response_headers, teacher_key
 from tests.servers import free_port

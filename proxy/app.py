@@ -14,10 +14,12 @@ from fastapi import FastAPI
 
 from proxy.counters import Counters
 from proxy.deciding import Decide, always_teacher
+from proxy.keeping import Keeper
 from proxy.keys import nobody_refused
 from proxy.patterns import SECRETS_ONLY, Redaction
+from proxy.receiving import Receive
 from proxy.redact import Redactor
-from proxy.relay import Receive, Refusal, Relay, RelayOptions, Scope, Send
+from proxy.relay import Refusal, Relay, RelayOptions, Scope, Send
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import SpoolWriter
 from proxy.translate import translating
@@ -61,9 +63,8 @@ def create_app(
         writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds)
         upstream = Teacher(teacher)
         options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage)
-        app.relay = Relay(
-            translating(upstream, teacher), writer, Redactor(redaction), counters, decide, options, refusal
-        )
+        keeper = Keeper(writer, Redactor(redaction), counters)
+        app.relay = Relay(translating(upstream, teacher), keeper, counters, decide, options, refusal)
         rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
         try:
             async with running():

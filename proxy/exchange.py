@@ -5,7 +5,8 @@ of a record: headers are kept by an allow-list, and everything else passes the r
 """
 
 import base64
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,7 +27,10 @@ _KEPT_HEADERS = frozenset(
 
 @dataclass(slots=True)
 class Exchange:
-    """Filled in while the exchange happens; `line` is what the spool keeps. Times in milliseconds."""
+    """Filled in while the exchange happens; `line` is what the spool keeps. Times in milliseconds.
+
+    `started` is time.perf_counter's, in seconds; `capture` says whether to keep it, `kept` that this is done.
+    """
 
     id: str
     ts: float
@@ -48,6 +52,17 @@ class Exchange:
     fallback: str | None = None
     first_byte_ms: float | None = None
     latency_ms: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+    capture: bool = True
+    kept: bool = False
+
+    def first_byte(self) -> None:
+        """The answer begins."""
+        self.first_byte_ms = self.elapsed_ms()
+
+    def elapsed_ms(self) -> float:
+        """Since the request began to arrive."""
+        return round((time.perf_counter() - self.started) * 1000, 3)
 
     def line(self, redactor: Redactor) -> bytes:
         """One NDJSON line; bodies that are not UTF-8 are base64 with the encoding named. Sizes are the wire's."""

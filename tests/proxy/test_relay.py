@@ -1,12 +1,7 @@
 import asyncio
-import contextlib
 import json
 import re
-import socket
-import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +9,16 @@ import httpx
 import openai
 import pytest
 
-from proxy.app import create_app
-from proxy.deciding import Answer, Asked, CandidateFailed, Decide, Decision, always_teacher
+from proxy.deciding import Answer, Asked, CandidateFailed, Decide, Decision
 from proxy.replay import create_replay
-from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
-from proxy.spool import adopt, closed_segments
 from proxy.traffic_file import Row
 from proxy.usage import UsageStripper
+from tests.proxies import ask, exchange_raw, proxying, raw_server
 from tests.servers import eventually, free_port, serving
 
 TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},)
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"place":"Oslo"}'}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "o", "schema": {"type": "object"}}}
-
-
-def ask(text: str) -> tuple[dict[str, Any], ...]:
-    return ({"role": "system", "content": "Be brief."}, {"role": "user", "content": text})
 
 
 ROWS = (
@@ -50,35 +39,6 @@ CALLS: dict[str, dict[str, Any]] = {
     "upstream 500": {"messages": ask("greet"), "extra_headers": {"x-replay-status": "500"}},
     "unknown prompt": {"messages": ask("never recorded")},
 }
-
-
-@dataclass(frozen=True)
-class Proxy:
-    url: str
-    spool: Path
-
-    def records(self) -> list[dict[str, Any]]:
-        lines = [line for segment in closed_segments(self.spool) for line in segment.read_bytes().split(b"\n") if line]
-        return [json.loads(line) for line in lines]
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.url, api_key="sk-secret-of-the-client", max_retries=0)
-
-
-@contextlib.contextmanager
-def proxying(
-    teacher: str, spool: Path, decide: Decide = always_teacher, stream_usage: bool = True, **proxy: Any
-) -> Iterator[Proxy]:
-    """A proxy in front of `teacher`; its records are complete once it is closed, or soon, as segments are young."""
-    app = create_app(
-        ProxySettings(**proxy),
-        TeacherSettings(url=teacher, stream_usage=stream_usage),
-        SpoolSettings(rotate_seconds=0.05),
-        spool,
-        decide,
-    )
-    with serving(app) as url:
-        yield Proxy(url, spool)
 
 
 @pytest.fixture(scope="module")
@@ -168,55 +128,6 @@ def test_a_stream_that_breaks_off_ends_in_an_error_event_and_no_done(tmp_path: P
     assert "[DONE]" not in record["response"]
 
 
-def test_a_client_that_hangs_up_leaves_a_partial_record(tmp_path: Path) -> None:
-    endless = (
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n"
-    )
-    with raw_server(endless, hold=True) as (url, _), proxying(url, tmp_path) as proxy:
-        with (
-            proxy.client() as client,
-            client.chat.completions.with_streaming_response.create(
-                model="gpt-4o",
-                messages=ask("x"),
-                stream=True,  # type: ignore[arg-type]
-            ) as response,
-        ):
-            next(response.iter_bytes())
-        record = eventually(proxy.records)[0]
-    assert (record["partial"], record["error"]) == (True, "client hung up")
-
-
-def test_a_client_that_does_not_wait_for_a_plain_answer_cancels_it(tmp_path: Path) -> None:
-    with raw_server(b"", hold=True) as (url, got), proxying(url, tmp_path) as proxy:
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{proxy.url}/chat/completions", json={"messages": []}, timeout=0.2)
-        record = eventually(proxy.records)[0]
-        assert len(got) == 1
-    assert (record["partial"], record["error"], record["status"]) == (True, "client hung up", 0)
-
-
-def test_an_answer_nobody_waits_for_may_be_read_on_for_its_usage(tmp_path: Path) -> None:
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
-    first, last = b'data: {"choices":[1]}\n\n', b'data: {"choices":[],"usage":{"n":1}}\n\ndata: [DONE]\n\n'
-    gone = threading.Event()
-
-    def slowly(connection: socket.socket) -> None:
-        connection.sendall(head + first)
-        gone.wait()
-        time.sleep(0.5)  # The proxy has to see the client leave first.
-        connection.sendall(last)
-
-    with raw_server(slowly) as (url, _), proxying(url, tmp_path, drain_seconds=30.0) as proxy:
-        with proxy.client() as client:
-            stream = client.chat.completions.with_streaming_response
-            with stream.create(model="gpt-4o", messages=ask("x"), stream=True) as response:  # type: ignore[arg-type]
-                next(response.iter_bytes())
-        gone.set()
-        record = eventually(proxy.records)[0]
-    assert (record["partial"], record["error"]) == (True, "client hung up")
-    assert record["response"].encode() == first + last
-
-
 @pytest.mark.parametrize("wanted", [True, False])
 def test_usage_is_asked_for_and_kept_but_not_shown(wanted: bool, tmp_path: Path) -> None:
     chunk, usage = b'data: {"choices":[1],"usage":null}\n\n', b'data: {"choices":[],"usage":{"n":1}}\n\n'
@@ -263,37 +174,12 @@ def test_an_unreachable_teacher_is_a_502_that_says_what_to_do(tmp_path: Path) ->
     assert proxy.records()[0]["error"].startswith("upstream: ")
 
 
-def test_twenty_megabytes_pass_and_more_than_allowed_is_a_413(teacher: str, tmp_path: Path) -> None:
-    big = ask("x" * 20_000_000)
-    with proxying(teacher, tmp_path / "a") as proxy, proxy.client() as client, pytest.raises(openai.NotFoundError):
-        client.chat.completions.create(model="gpt-4o", messages=big)  # type: ignore[arg-type]
-    assert proxy.records()[0]["request_bytes"] > 20_000_000
-    with proxying(teacher, tmp_path / "b", max_body_mb=1) as proxy, proxy.client() as client:
-        with pytest.raises(openai.APIStatusError, match="max_body_mb") as raised:
-            client.chat.completions.create(model="gpt-4o", messages=big)  # type: ignore[arg-type]
-    assert raised.value.status_code == 413
-
-
 @pytest.mark.parametrize("body", [b"{nope", b"", b"[]", b'{"messages": []}', b"\xff"])
 def test_malformed_requests_get_the_teachers_own_error(body: bytes, teacher: str, tmp_path: Path) -> None:
     with proxying(teacher, tmp_path) as proxy, proxy.client() as client:
         response = client._client.post("/chat/completions", content=body)
     assert response.status_code == 400
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-
-
-def test_traffic_goes_on_without_a_spool(teacher: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with proxying(teacher, tmp_path / "spool") as proxy, proxy.client() as client:
-        (tmp_path / "spool").rmdir()
-        answer = client.chat.completions.create(model="gpt-4o", messages=ask("greet"))  # type: ignore[arg-type]
-    assert answer.choices[0].message.content == ROWS[0].answer
-    assert "is not recorded" in caplog.text
-
-
-def test_who_opts_out_is_not_recorded(teacher: str, tmp_path: Path) -> None:
-    with proxying(teacher, tmp_path) as proxy, proxy.client() as client:
-        client.models.list(extra_headers={"x-stillroom-capture": "off"})
-    assert proxy.records() == list(adopt(tmp_path)) == []
 
 
 def deciding(answer: Callable[[], Awaitable[Answer]]) -> Decide:
@@ -326,52 +212,6 @@ def test_an_unsure_candidate_falls_back_before_the_first_byte(teacher: str, tmp_
     assert answer.choices[0].message.content == ROWS[0].answer
     (record,) = proxy.records()
     assert (record["served_by"], record["fallback"], record["confidence"]) == ("teacher", "unsure", 0.2)
-
-
-@contextlib.contextmanager
-def raw_server(
-    answer: bytes | Callable[[socket.socket], None], hold: bool = False
-) -> Iterator[tuple[str, list[bytes]]]:
-    """A socket server that answers with fixed bytes and then closes, or holds on until the other side closes."""
-    got: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def run() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = listener.accept()
-                    with connection:
-                        got.append(read_request(connection))
-                        answer(connection) if callable(answer) else connection.sendall(answer)
-                        while hold and connection.recv(4096):
-                            pass
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", got
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
-
-
-def read_request(connection: socket.socket) -> bytes:
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += connection.recv(65536)
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = re.search(rb"content-length: (\d+)", head.lower())
-    while length and len(body) < int(length[1]):
-        body += connection.recv(65536)
-    return head + b"\r\n\r\n" + body
-
-
-def exchange_raw(url: str, request: bytes) -> bytes:
-    host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.sendall(request)
-        answer = b""
-        while part := connection.recv(65536):
-            answer += part
-    return answer
 
 
 def test_many_at_once_are_all_recorded_once(teacher: str, tmp_path: Path) -> None:

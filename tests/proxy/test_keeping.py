@@ -1,0 +1,67 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proxy.counters import Counters
+from proxy.exchange import Exchange
+from proxy.keeping import Keeper
+from proxy.patterns import SECRETS_ONLY
+from proxy.redact import Body, Redactor
+from proxy.replay import create_replay
+from proxy.spool import SpoolWriter, adopt, closed_segments
+from proxy.traffic_file import Row
+from tests.proxies import ask, proxying
+from tests.servers import serving
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Iterator[str]:
+    with serving(create_replay([Row(ask("greet"), "Good morning", None, "gpt-4o", None)])) as url:
+        yield url
+
+
+def test_traffic_goes_on_without_a_spool(teacher: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with proxying(teacher, tmp_path / "spool") as proxy, proxy.client() as client:
+        (tmp_path / "spool").rmdir()
+        answer = client.chat.completions.create(model="gpt-4o", messages=ask("greet"))  # type: ignore[arg-type]
+    assert answer.choices[0].message.content == "Good morning"
+    assert "is not recorded" in caplog.text
+
+
+def test_who_opts_out_is_not_recorded(teacher: str, tmp_path: Path) -> None:
+    with proxying(teacher, tmp_path) as proxy, proxy.client() as client:
+        client.models.list(extra_headers={"x-stillroom-capture": "off"})
+    assert proxy.records() == list(adopt(tmp_path)) == []
+
+
+def kept(tmp_path: Path, redactor: Redactor) -> tuple[dict[str, float], list[bytes]]:
+    """Keep one exchange twice; what was counted and what was written."""
+    spool, counters = SpoolWriter(tmp_path, 1 << 20, 60.0), Counters()
+    exchange = Exchange("01A", 0.0, "POST", "/v1/chat/completions")
+    for _ in range(2):
+        Keeper(spool, redactor, counters).keep(exchange)
+    spool.rotate()
+    samples = [sample for metric in counters.registry.collect() for sample in metric.samples]
+    counted = {sample.name: sample.value for sample in samples if sample.value and sample.name.endswith("_total")}
+    return counted, [line for segment in closed_segments(tmp_path) for line in segment.read_bytes().splitlines()]
+
+
+def test_an_exchange_is_kept_once(tmp_path: Path) -> None:
+    counted, lines = kept(tmp_path, Redactor(SECRETS_ONLY))
+    assert counted == {"stillroom_captured_total": 1.0}
+    assert [json.loads(line)["id"] for line in lines] == ["01A"]
+
+
+def test_an_exchange_that_makes_no_record_is_dropped_not_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Redactor):
+        def exchange(self, request: Body, response: Body) -> tuple[Body, Body]:
+            raise RuntimeError("a defect")
+
+    counted, lines = kept(tmp_path, Broken(SECRETS_ONLY))
+    assert counted == {"stillroom_dropped_total": 1.0}
+    assert lines == []
+    assert "01A is not recorded: this is a defect" in caplog.text

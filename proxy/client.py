@@ -157,7 +157,7 @@ class _Connection(asyncio.Protocol):
         self._keep, self._gone = keep, gone
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
-        self._timer: asyncio.TimerHandle
+        self._timer: asyncio.TimerHandle | None = None  # outlives an exchange: one for each would cost more
         self._head: asyncio.Future[Response] | None = None  # set while an exchange is under way
         self._response: Response | None = None  # from the end of its head to the end of its body
         self._headers: list[tuple[bytes, bytes]] = []
@@ -172,7 +172,7 @@ class _Connection(asyncio.Protocol):
         self._head = waiting
         self._bodyless = method == "HEAD"
         self._heard, self._patience = loop.time(), read_timeout
-        self._timer = loop.call_later(read_timeout, self._look)
+        self._timer = self._timer or loop.call_later(read_timeout, self._look)
         if len(body) <= _JOINED_BYTES:
             self._transport.write(head + body)
         else:
@@ -211,6 +211,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._gone(self)
         whole = self._response is not None and self._until_close and exc is None
         self._finish(None if whole else UpstreamBroke(f"the upstream closed the connection{f': {exc}' if exc else ''}"))
@@ -262,7 +264,6 @@ class _Connection(asyncio.Protocol):
         self._head = self._response = None
         if head is None:
             return
-        self._timer.cancel()
         if response is not None:
             response.end(error)
         elif error is not None and not head.done():
@@ -270,6 +271,9 @@ class _Connection(asyncio.Protocol):
 
     def _look(self) -> None:
         """Whether the upstream has been silent for too long; not asked for each piece, that would cost a timer each."""
+        self._timer = None
+        if self._head is None:
+            return
         loop = asyncio.get_running_loop()
         silent = 0.0 if self._paused else loop.time() - self._heard
         if silent < self._patience:

@@ -7,7 +7,10 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 def header(headers: Headers, name: bytes) -> bytes | None:
     """The first value of the header `name`, given in lower case, or None."""
-    return next((value for key, value in headers if key.lower() == name), None)
+    for key, value in headers:
+        if key == name or key.lower() == name:  # Most come in lower case, from the server.
+            return value
+    return None
 
 
 def without(headers: Headers, name: bytes) -> list[tuple[bytes, bytes]]:

@@ -13,6 +13,7 @@ from proxy.patterns import PLACEHOLDERS, SECRET, Redaction, Span, find, is_secre
 Body = bytes | bytearray
 
 _BLANK = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # What may be before JSON: white space and the marks of an encoding.
+_OPENS = (b"{", b"[", b'"')
 _ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
 # An event's data, one line a piece; the name is searched first, then what is before it.
 _DATA = re.compile(rb"data:(?<![^\r\n]data:)([^\r\n]*)")
@@ -137,7 +138,7 @@ class Redactor:
 
 
 def _is_json(body: Body) -> bool:
-    return body[:64].lstrip(_BLANK)[:1] in (b"{", b"[", b'"')
+    return body.startswith(_OPENS) or body[:64].lstrip(_BLANK).startswith(_OPENS)
 
 
 class _Names:

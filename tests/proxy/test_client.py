@@ -199,6 +199,17 @@ async def test_silence_is_a_timeout(answer: bytes) -> None:
         await upstream.lost.wait()
 
 
+async def test_silence_is_a_timeout_on_a_connection_used_before_too() -> None:
+    upstream = Upstream(PLAIN, PLAIN, b"", hang=True)
+    async with upstream.serving(read_timeout=0.2) as client:
+        assert await answered(client) == (200, b"ok")
+        await asyncio.sleep(0.3)  # The first exchange's time is over, and nobody was waiting.
+        assert await answered(client) == (200, b"ok")
+        with pytest.raises(TimeoutError):
+            await answered(client)
+        assert upstream.connections == 1
+
+
 async def test_nobody_there_and_no_such_host_are_os_errors() -> None:
     with pytest.raises(ConnectionRefusedError):
         await answered(Client(f"http://127.0.0.1:{free_port()}", 5, 5))

@@ -10,22 +10,20 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from distiller.command_line import Command, build_parser
 from distiller.settings import Settings, load_settings
 from proxy.errors import BadInput, StillroomError, Unavailable
 
 if TYPE_CHECKING:  # duckdb comes with it.
     from proxy.log import Log
 
-Command = Callable[[argparse.Namespace], int]
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser(COMMANDS).parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     command: Command = arguments.command
     try:
@@ -322,66 +320,13 @@ def _sentence(text: str) -> Callable[[dict[str, str]], None]:
     return lambda value: print(text.format(**value))
 
 
-def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--config", type=Path, help="settings file (default: ./stillroom.toml where it exists)")
-    scripted = argparse.ArgumentParser(add_help=False)
-    scripted.add_argument("--json", action="store_true", help="print JSON for scripts")
-    parser = argparse.ArgumentParser(
-        prog="stillroom",
-        description="Turn the traffic you pay for into a model you own.",
-        epilog="Start with: stillroom demo",
+COMMANDS: Mapping[str, Command] = {
+    command.__name__.replace("_", "-"): command
+    for command in (
+        serve, worker, controller, demo, tasks, distill, certificate, promote, rollback, keys, status, report, sql,
+        replay_teacher, doctor,
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def add(name: str, command: Command, example: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        text = (command.__doc__ or "").strip()
-        made = commands.add_parser(
-            name, help=text.rstrip("."), description=text, epilog=f"example: {example}", parents=list(parents)
-        )
-        made.set_defaults(command=command)
-        return made
-
-    add("serve", serve, "stillroom serve --config stillroom.toml", shared)
-    made = add("demo", demo, "stillroom demo --traffic recorded.jsonl")
-    made.add_argument("--traffic", type=Path, help="recorded traffic; without it, traffic is generated")
-    made.add_argument("--folder", type=Path, default=Path("demo-data"), help="where the demo works (made anew)")
-    add("tasks", tasks, "stillroom tasks --json", shared, scripted)
-    for name, command in (
-        ("distill", distill),
-        ("certificate", certificate),
-        ("promote", promote),
-        ("rollback", rollback),
-    ):
-        extra = () if name == "certificate" else (scripted,)
-        example = f"stillroom {name} triage-support-tickets-1f3a9c2e"
-        made = add(
-            name, command, example + (' --reason "wrong on refunds"' if name == "rollback" else ""), shared, *extra
-        )
-        made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
-        if name == "rollback":
-            made.add_argument("--reason", required=True, help="kept with the transition")
-    made = add("keys", keys, "stillroom keys create billing-bot --model gpt-4o", shared, scripted)
-    made.add_argument("action", choices=["create", "list", "revoke"])
-    made.add_argument("name", metavar="NAME", nargs="?", help="who the key is for")
-    made.add_argument("--model", action="append", default=[], help="allow only this model; may be repeated")
-    add("status", status, "stillroom status --json", shared, scripted)
-    add("report", report, "stillroom report --json", shared, scripted)
-    made = add("sql", sql, 'stillroom sql "select task, count(*) from exchanges group by all"', shared, scripted)
-    made.add_argument("query", metavar="QUERY", help="one SQL statement over exchanges, verdicts, candidates, ...")
-    made = add("replay-teacher", replay_teacher, "stillroom replay-teacher --traffic recorded.jsonl --port 9000")
-    made.add_argument("--traffic", type=Path, action="append", required=True, help="recorded traffic; may be repeated")
-    made.add_argument("--host", default="127.0.0.1")
-    made.add_argument("--port", type=int, default=9000)
-    made.add_argument("--model", default="gpt-4o", help="listed at /v1/models")
-    made.add_argument("--latency", type=float, default=0.0, help="seconds before the first byte")
-    made.add_argument("--chunk-delay", type=float, default=0.0, help="seconds between chunks of a stream")
-    add("doctor", doctor, "stillroom doctor --config stillroom.toml", shared, scripted)
-    made = add("worker", worker, "(started by serve)", shared)
-    made.add_argument("--fd", type=int, required=True, help="the listening socket")
-    made = add("controller", controller, "(started by serve)", shared)
-    made.add_argument("--fd", type=int, required=True, help="the admin port's listening socket")
-    return parser
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,0 +1,63 @@
+"""Owns the words of the command line: commands, arguments, their help and examples. Must not know what they do."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """The parser; what it parses has the command's function as `command`, whose docstring is the command's help."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, help="settings file (default: ./stillroom.toml where it exists)")
+    scripted = argparse.ArgumentParser(add_help=False)
+    scripted.add_argument("--json", action="store_true", help="print JSON for scripts")
+    parser = argparse.ArgumentParser(
+        prog="stillroom",
+        description="Turn the traffic you pay for into a model you own.",
+        epilog="Start with: stillroom demo",
+    )
+    adding = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, example: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        text = (commands[name].__doc__ or "").strip()
+        made = adding.add_parser(
+            name, help=text.rstrip("."), description=text, epilog=f"example: {example}", parents=list(parents)
+        )
+        made.set_defaults(command=commands[name])
+        return made
+
+    add("serve", "stillroom serve --config stillroom.toml", shared)
+    made = add("demo", "stillroom demo --traffic recorded.jsonl")
+    made.add_argument("--traffic", type=Path, help="recorded traffic; without it, traffic is generated")
+    made.add_argument("--folder", type=Path, default=Path("demo-data"), help="where the demo works (made anew)")
+    add("tasks", "stillroom tasks --json", shared, scripted)
+    for name in ("distill", "certificate", "promote", "rollback"):
+        extra = () if name == "certificate" else (scripted,)
+        example = f"stillroom {name} triage-support-tickets-1f3a9c2e"
+        made = add(name, example + (' --reason "wrong on refunds"' if name == "rollback" else ""), shared, *extra)
+        made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
+        if name == "rollback":
+            made.add_argument("--reason", required=True, help="kept with the transition")
+    made = add("keys", "stillroom keys create billing-bot --model gpt-4o", shared, scripted)
+    made.add_argument("action", choices=["create", "list", "revoke"])
+    made.add_argument("name", metavar="NAME", nargs="?", help="who the key is for")
+    made.add_argument("--model", action="append", default=[], help="allow only this model; may be repeated")
+    add("status", "stillroom status --json", shared, scripted)
+    add("report", "stillroom report --json", shared, scripted)
+    made = add("sql", 'stillroom sql "select task, count(*) from exchanges group by all"', shared, scripted)
+    made.add_argument("query", metavar="QUERY", help="one SQL statement over exchanges, verdicts, candidates, ...")
+    made = add("replay-teacher", "stillroom replay-teacher --traffic recorded.jsonl --port 9000")
+    made.add_argument("--traffic", type=Path, action="append", required=True, help="recorded traffic; may be repeated")
+    made.add_argument("--host", default="127.0.0.1")
+    made.add_argument("--port", type=int, default=9000)
+    made.add_argument("--model", default="gpt-4o", help="listed at /v1/models")
+    made.add_argument("--latency", type=float, default=0.0, help="seconds before the first byte")
+    made.add_argument("--chunk-delay", type=float, default=0.0, help="seconds between chunks of a stream")
+    add("doctor", "stillroom doctor --config stillroom.toml", shared, scripted)
+    made = add("worker", "(started by serve)", shared)
+    made.add_argument("--fd", type=int, required=True, help="the listening socket")
+    made = add("controller", "(started by serve)", shared)
+    made.add_argument("--fd", type=int, required=True, help="the admin port's listening socket")
+    return parser

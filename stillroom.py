@@ -41,14 +41,19 @@ def serve(arguments: argparse.Namespace) -> int:
     """Start workers and controller, and keep them running."""
     import asyncio
     import shutil
+    from functools import partial
+
+    from prometheus_client.multiprocess import mark_process_dead
 
     from proxy.admin import admin_token
     from proxy.listening import bound, descriptor
+    from proxy.logs import set_up
     from proxy.migrations import migrate
     from proxy.supervisor import Child, supervise
     from proxy.upstream import teacher_key
 
     settings = load_settings(arguments.config)
+    set_up(settings.logging.format, settings.logging.level, "serve")
     teacher_key(settings.teacher)  # Refuse to start, rather than fail each request, when the key is missing.
     admin_token(settings.admin)
     migrate(_log(settings, create=True))
@@ -60,7 +65,12 @@ def serve(arguments: argparse.Namespace) -> int:
     config = ["--config", str(arguments.config)] if arguments.config else []
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(settings.metrics)}
     children = [
-        Child(f"worker {number}", [*program, "worker", "--fd", str(fd), *config], environment, [fd])
+        Child(
+            f"worker {number}",
+            [*program, "worker", "--fd", str(fd), "--number", str(number), *config],
+            environment,
+            [fd],
+        )
         for number in range(1, settings.proxy.workers + 1)
     ]
     children.append(Child("controller", [*program, "controller", "--fd", str(admin_fd), *config], {}, [admin_fd]))
@@ -69,7 +79,8 @@ def serve(arguments: argparse.Namespace) -> int:
         f"everything it keeps is under {settings.folder} (process {os.getpid()}; Ctrl-C stops it)",
         flush=True,
     )
-    asyncio.run(_until_signal(lambda stop: supervise(children, stop)))
+    buried = partial(mark_process_dead, path=str(settings.metrics))
+    asyncio.run(_until_signal(lambda stop: supervise(children, stop, buried=buried)))
     return 0
 
 
@@ -82,6 +93,7 @@ def worker(arguments: argparse.Namespace) -> int:
 
     from proxy.app import create_app
     from proxy.keys import load_key_ring, nobody_refused
+    from proxy.logs import set_up
     from proxy.supervisor import end_with_parent
     from proxy.watched import Watched
     from proxy.wire import Wire
@@ -90,6 +102,7 @@ def worker(arguments: argparse.Namespace) -> int:
 
     end_with_parent()
     settings = load_settings(arguments.config)
+    set_up(settings.logging.format, settings.logging.level, f"worker {arguments.number}")
     router = Router(PolicyWatcher(settings.policy))
     ring = Watched(settings.keys, load_key_ring)
 
@@ -103,10 +116,13 @@ def worker(arguments: argparse.Namespace) -> int:
         settings.redaction, (lambda *asked: ring.value.refusal(*asked)) if settings.proxy.keys else nobody_refused,
     )  # fmt: skip
     config = uvicorn.Config(
-        app, loop="uvloop", http=Wire, ws="none", log_level="warning", access_log=False, server_header=False,
-        date_header=False, proxy_headers=False, timeout_keep_alive=75, timeout_graceful_shutdown=25,
+        app, loop="uvloop", http=Wire, ws="none", log_level="warning", log_config=None, access_log=False,
+        server_header=False, date_header=False, proxy_headers=False,
+        timeout_keep_alive=75, timeout_graceful_shutdown=25,
     )  # fmt: skip
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
+    server = uvicorn.Server(config)
+    app.draining = lambda: server.should_exit
+    server.run(sockets=[socket.socket(fileno=arguments.fd)])
     return 0
 
 
@@ -116,10 +132,12 @@ def controller(arguments: argparse.Namespace) -> int:
     import socket
 
     from distiller.service import run_controller
+    from proxy.logs import set_up
     from proxy.supervisor import end_with_parent
 
     end_with_parent()
     settings = load_settings(arguments.config)
+    set_up(settings.logging.format, settings.logging.level, "controller")
     listener = socket.socket(fileno=arguments.fd)
     asyncio.run(_until_signal(lambda stop: run_controller(settings, arguments.config, listener, stop)))
     return 0

@@ -58,6 +58,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     add("doctor", "stillroom doctor --config stillroom.toml", shared, scripted)
     made = add("worker", "(started by serve)", shared)
     made.add_argument("--fd", type=int, required=True, help="the listening socket")
+    made.add_argument("--number", type=int, default=1, help="its name in messages")
     made = add("controller", "(started by serve)", shared)
     made.add_argument("--fd", type=int, required=True, help="the admin port's listening socket")
     return parser

@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
@@ -31,17 +32,22 @@ from proxy.relay import Upstream
 from proxy.tokens import estimator
 from proxy.translate import translating
 from proxy.upstream import Teacher
+from proxy.vitals import Observed, Vitals
 from proxy.waiting import pause
 from router.controller import Controller, only_one
 from router.ledger import charge
 from router.prices import cost, price_map
-from router.registry import RETIRED, Candidate, Watch
+from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, Watch
+
+if TYPE_CHECKING:  # An extra: not everybody has it.
+    from proxy.tracing import Tracing
 
 _log = logging.getLogger("stillroom.service")
 
 CHECK_SECONDS = 30  # between two looks whether a task has enough new exchanges
 ENGINE_SECONDS = 2.0  # between two looks whether the engine should serve other students
 CHARGE_SECONDS = 60.0
+STAGES = (SHADOW, CANARY, LIVE, RETIRED)
 
 
 async def run_controller(
@@ -64,8 +70,17 @@ async def run_controller(
             scheduler = service.schedule()
             scheduler.start()
             stack.callback(scheduler.shutdown, wait=False)
-            app = create_admin(settings.admin, settings.metrics)
-            await asyncio.gather(controller.run(stop, teacher), service.serve(stop), serve_admin(app, admin_port, stop))
+
+            def observed() -> Observed:
+                return replace(service.seen, ingested=ingest.ingested, last_round=controller.last_round)
+
+            app = create_admin(
+                settings.admin, settings.metrics, Vitals(settings.folder, settings.spool_folder, observed)
+            )
+            work = [controller.run(stop, teacher), service.serve(stop), serve_admin(app, admin_port, stop)]
+            if settings.telemetry.spans:
+                work.append(_tracing(log, settings).run(stop))
+            await asyncio.gather(*work)
         log.close()
 
 
@@ -75,6 +90,7 @@ class _Service:
         self._engine: Engine | None = None
         self._watch = Watch(log)
         self._distilling = asyncio.Lock()
+        self.seen = Observed()  # of log and engine, when last looked at
 
     def served(self) -> Mapping[str, str]:
         """Candidates that are loaded and checked, and where."""
@@ -88,7 +104,8 @@ class _Service:
         running: asyncio.Task[None] | None = None
         charged = time.monotonic()
         while not stop.is_set():
-            wanted = [c for c in self._watch.now() if c.kind == "student" and c.stage != RETIRED]
+            known = self._watch.now()
+            wanted = [c for c in known if c.kind == "student" and c.stage != RETIRED]
             if wanted and self._engine is None:
                 self._engine = self._start(wanted[0])
                 running = asyncio.create_task(self._engine.run(stop))
@@ -96,6 +113,11 @@ class _Service:
             if self._engine is not None:
                 self._engine.want(*_adapters(wanted))
                 charged = self._charge(charged, force=False)
+            self.seen = Observed(
+                log_answered=time.time(),
+                stages={stage: sum(c.stage == stage for c in known) for stage in STAGES},
+                engine=self._engine.status().state if self._engine else None,
+            )
             if running is not None and running.done():
                 running.result()  # Raises what ended the engine for good.
             await pause(stop, ENGINE_SECONDS)
@@ -162,6 +184,14 @@ class _Service:
         hours = (now - since) / 3600
         charge(self._log, "serving", hours * self._settings.money.engine_hour, hours, "hour")
         return now
+
+
+def _tracing(log: Log, settings: Settings) -> "Tracing":
+    try:
+        from proxy.tracing import Tracing
+    except ImportError:
+        raise BadInput("telemetry.spans = true needs OpenTelemetry: pip install 'stillroom[otel]'") from None
+    return Tracing(log, settings.spans, settings.teacher.url)
 
 
 def due(log: Log, fewest: int, fewest_ever: int) -> list[str]:

@@ -5,7 +5,17 @@ from pathlib import Path
 
 from proxy.errors import BadInput
 from proxy.patterns import Redaction
-from proxy.settings import AdminSettings, LogSettings, ProxySettings, SpoolSettings, TeacherSettings, parse, read_toml
+from proxy.settings import (
+    AdminSettings,
+    LoggingSettings,
+    LogSettings,
+    ProxySettings,
+    SpoolSettings,
+    TeacherSettings,
+    TelemetrySettings,
+    parse,
+    read_toml,
+)
 from router.settings import MoneySettings, RouterSettings
 
 DEFAULT_FILE = "stillroom.toml"
@@ -55,6 +65,8 @@ class Settings:
     redaction: Redaction = field(default_factory=Redaction)
     spool: SpoolSettings = field(default_factory=SpoolSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    logging: LoggingSettings = field(default_factory=LoggingSettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     router: RouterSettings = field(default_factory=RouterSettings)
     money: MoneySettings = field(default_factory=MoneySettings)
     distiller: DistillerSettings = field(default_factory=DistillerSettings)
@@ -84,6 +96,11 @@ class Settings:
     def metrics(self) -> Path:
         """The workers' counters."""
         return self.folder / "state" / "metrics"
+
+    @property
+    def spans(self) -> Path:
+        """How far spans are exported."""
+        return self.folder / "state" / "spans"
 
     @property
     def engine_state(self) -> Path:

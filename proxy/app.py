@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 
+from proxy.admitting import Admit, admit_everybody
 from proxy.counters import Counters
 from proxy.deciding import Decide, always_teacher
 from proxy.keeping import Keeper
-from proxy.keys import nobody_refused
 from proxy.patterns import SECRETS_ONLY, Redaction
 from proxy.receiving import Receive
 from proxy.redact import Redactor
-from proxy.relay import Refusal, Relay, RelayOptions, Scope, Send
+from proxy.relay import Relay, RelayOptions, Scope, Send
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import SpoolWriter
 from proxy.translate import translating
@@ -32,6 +32,7 @@ class ProxyApp(FastAPI):
     """A FastAPI app whose /v1 paths go straight to the relay, past routing and request models."""
 
     relay: Relay | None = None
+    draining: Callable[[], bool] = staticmethod(lambda: False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay /v1; everything else is ordinary FastAPI."""
@@ -49,7 +50,7 @@ def create_app(
     decide: Decide = always_teacher,
     running: Callable[[], AbstractAsyncContextManager[None]] = contextlib.nullcontext,
     redaction: Redaction = SECRETS_ONLY,
-    refusal: Refusal = nobody_refused,
+    admit: Admit = admit_everybody,
 ) -> ProxyApp:
     """Build a worker's app; `decide` is asked for every request and must not wait.
 
@@ -64,13 +65,15 @@ def create_app(
         upstream = Teacher(teacher)
         options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage)
         keeper = Keeper(writer, Redactor(redaction), counters)
-        app.relay = Relay(translating(upstream, teacher), keeper, counters, decide, options, refusal)
-        rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
+        app.relay = Relay(translating(upstream, teacher), keeper, counters, decide, options, admit)
+        beside = [asyncio.create_task(_rotate(writer, spool.rotate_seconds)), asyncio.create_task(counters.flushing())]
         try:
             async with running():
                 yield
         finally:
-            rotating.cancel()
+            for task in beside:
+                task.cancel()
+            counters.flush()
             upstream.close()
             writer.rotate()
 
@@ -79,6 +82,13 @@ def create_app(
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz(response: Response) -> dict[str, str]:
+        """Neither the teacher nor the log matters: with all workers unready, nobody would be helped."""
+        ready = app.relay is not None and not app.draining()
+        response.status_code = 200 if ready else 503
+        return {"status": "ready" if ready else "stopping"}
 
     return app
 

@@ -21,6 +21,7 @@ _KEPT_HEADERS = frozenset(
     {
         b"content-type", b"content-encoding", b"content-length", b"user-agent", b"retry-after",
         b"x-request-id", b"openai-processing-ms", b"openai-version", b"x-stillroom-task", b"idempotency-key",
+        b"traceparent",
     }
 )  # fmt: skip
 
@@ -38,6 +39,7 @@ class Exchange:
     path: str
     query: str = ""
     task: str | None = None
+    tenant: str | None = None
     request_headers: Headers = ()
     request: bytes = b""
     status: int = 0
@@ -78,6 +80,7 @@ class Exchange:
             "path": self.path,
             "query": redactor.text(self.query),
             "task_header": self.task,
+            "tenant": self.tenant,
             "request_headers": _kept(self.request_headers),
             "request": request,
             "request_encoding": request_encoding,

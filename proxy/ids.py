@@ -23,3 +23,11 @@ def ulid() -> str:
         f"{pairs[noise >> 50]}{pairs[noise >> 40 & 1023]}{pairs[noise >> 30 & 1023]}"
         f"{pairs[noise >> 20 & 1023]}{pairs[noise >> 10 & 1023]}{pairs[noise & 1023]}"
     )
+
+
+def moment(identifier: str) -> float:
+    """When a ULID was made, in seconds of the epoch; ValueError for what is none."""
+    milliseconds = 0
+    for letter in identifier[:10]:
+        milliseconds = milliseconds << 5 | _ALPHABET.index(letter)
+    return milliseconds / 1000

@@ -76,6 +76,7 @@ class Ingest:
         """
         self._log, self._spool, self._keep_days = log, spool, keep_days
         self._done = spool / "ingested"
+        self.ingested = 0  # exchanges so far
         function = log.connection.create_function
         text, count, flag = sqltype("VARCHAR"), sqltype("BIGINT"), sqltype("BOOLEAN")
         bodies: list[Any] = [text] * 5 + [count, flag] + [text] * 3
@@ -91,7 +92,8 @@ class Ingest:
         ready = closed_segments(self._spool)
         fresh = 0
         for start in range(0, len(ready), TOGETHER):
-            fresh += self._segments(ready[start : start + TOGETHER])
+            added = self._segments(ready[start : start + TOGETHER])
+            fresh, self.ingested = fresh + added, self.ingested + added
         self._forget_old()
         return fresh
 

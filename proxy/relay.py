@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from proxy.admitting import Admit, Denied
 from proxy.counters import Counters
 from proxy.deciding import TEACHER, Asked, CandidateFailed, Decide
 from proxy.derive import CHAT, COMPLETIONS, RESPONSES
@@ -25,9 +26,6 @@ from proxy.usage import UsageStripper, ask_for_usage
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
-
-# Status and body for who may not ask, or None; given the Authorization header and the body.
-Refusal = Callable[[str | None, bytes], tuple[int, bytes] | None]
 
 # With the line break before it: inside an answer's JSON a break is escaped, so no text can be taken for the end.
 _DONE = b"\ndata: [DONE]"
@@ -81,11 +79,11 @@ class Relay:
         counters: Counters,
         decide: Decide,
         options: RelayOptions,
-        refusal: Refusal,
+        admit: Admit,
     ) -> None:
-        """Hold the collaborators; `decide` and `refusal` must return at once."""
+        """Hold the collaborators; `decide` and `admit` must return at once."""
         self._teacher, self._keeper, self._counters = teacher, keeper, counters
-        self._decide, self._options, self._refusal = decide, options, refusal
+        self._decide, self._options, self._admit = decide, options, admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request under /v1."""
@@ -99,10 +97,10 @@ class Relay:
             self._counters.refused.labels("body_too_large").inc()
             await _answer(send, 413, envelope(limit, "invalid_request_error", "body_too_large"))
             return
-        refused = self._refusal(_text_of(headers, b"authorization"), body)
-        if refused is not None:
-            self._counters.refused.labels("key").inc()
-            await _answer(send, *refused)
+        admitted = self._admit(scope["path"], headers, body)
+        if isinstance(admitted, Denied):
+            self._counters.refused.labels(admitted.reason).inc()
+            await _answer(send, admitted.status, admitted.body, admitted.headers)
             return
         exchange = Exchange(
             id=ulid(),
@@ -114,9 +112,10 @@ class Relay:
             request_headers=headers,
             request=body,
             started=started,
-            capture=header(headers, b"x-stillroom-capture") != b"off",
+            tenant=admitted.tenant,
+            capture=admitted.capture and header(headers, b"x-stillroom-capture") != b"off",
         )
-        self._counters.requests.inc()
+        self._counters.began()
         try:
             await self._serve(exchange, scope, receive, send)
         except BaseException as error:
@@ -125,6 +124,9 @@ class Relay:
             raise
         finally:
             self._keeper.keep(exchange)
+            self._counters.finished(exchange)
+            if admitted.settle is not None:
+                admitted.settle(exchange)
 
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         decision = self._decide(Asked(exchange.path, exchange.request, exchange.task))

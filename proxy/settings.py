@@ -69,6 +69,21 @@ class LogSettings:
     data: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LoggingSettings:
+    """`[logging]`: how messages look on stderr, text or json, and from which level on they are shown."""
+
+    format: str = "text"
+    level: str = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """`[telemetry]`: whether exchanges become OpenTelemetry spans; the OTEL_* variables say where they go."""
+
+    spans: bool = False
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The file's tables; BadInput when it is missing or not TOML."""
     try:

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.waiting import pause
@@ -33,12 +33,20 @@ class Child:
     descriptors: Sequence[int] = ()
 
 
-async def supervise(children: Sequence[Child], stop: asyncio.Event, grace: float = 30.0) -> None:
-    """Keep all children running until `stop`; then SIGTERM, and after `grace` seconds SIGKILL."""
-    await asyncio.gather(*(_keep(child, stop, grace) for child in children))
+async def supervise(
+    children: Sequence[Child],
+    stop: asyncio.Event,
+    grace: float = 30.0,
+    buried: Callable[[int], None] = lambda pid: None,
+) -> None:
+    """Keep all children running until `stop`; then SIGTERM, and after `grace` seconds SIGKILL.
+
+    `buried` is told the process id of each child that ended by itself.
+    """
+    await asyncio.gather(*(_keep(child, stop, grace, buried) for child in children))
 
 
-async def _keep(child: Child, stop: asyncio.Event, grace: float) -> None:
+async def _keep(child: Child, stop: asyncio.Event, grace: float, buried: Callable[[int], None]) -> None:
     delay = 0.2
     while not stop.is_set():
         started = time.monotonic()
@@ -48,6 +56,7 @@ async def _keep(child: Child, stop: asyncio.Event, grace: float) -> None:
             pass_fds=tuple(child.descriptors),
         )
         if await _ended(process, stop):
+            buried(process.pid)
             delay = 0.2 if time.monotonic() - started > STEADY_SECONDS else min(delay * 2, 10.0)
             _log.warning("%s ended (%s); starting it again in %.1f s", child.name, process.returncode, delay)
             await pause(stop, delay)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Controller:
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served = policy, served
         self._watch = Watch(log)
+        self.last_round: float | None = None  # that succeeded, in seconds of the epoch
 
     async def run(self, stop: asyncio.Event, teacher: Upstream | None) -> None:
         """Loop; `teacher` answers audits, None where Stillroom has no key of its own."""
@@ -57,7 +59,9 @@ class Controller:
 
     async def _survived_round(self, session: aiohttp.ClientSession, teacher: Upstream | None) -> bool:
         with _survived("round"):
-            return await self.round(session, teacher)
+            busy = await self.round(session, teacher)
+            self.last_round = time.time()
+            return busy
         return False
 
     async def round(self, session: aiohttp.ClientSession, teacher: Upstream | None) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from proxy.app import ProxyApp, create_app
+from proxy.counters import Counters
 from proxy.keys import create_key, load_key_ring
 from proxy.replay import create_replay
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
@@ -121,3 +122,27 @@ def test_with_keys_only_their_holders_are_heard(teacher: str, tmp_path: Path) ->
     assert recorded(tmp_path / "spool") == ["/v1/chat/completions"]
     written = b"".join(segment.read_bytes() for segment in closed_segments(tmp_path / "spool"))
     assert secret.encode() not in written
+
+
+def test_it_is_ready_while_it_takes_traffic_whatever_the_teacher_does(tmp_path: Path) -> None:
+    app = app_for(f"http://127.0.0.1:{free_port()}", tmp_path)
+    before = TestClient(app).get("/readyz")  # Without its lifespan.
+    with TestClient(app) as client:
+        during = client.get("/readyz")
+        app.draining = lambda: True
+        draining = client.get("/readyz")
+    assert [answer.status_code for answer in (before, during, draining)] == [503, 200, 503]
+    assert [answer.json()["status"] for answer in (before, during, draining)] == ["stopping", "ready", "stopping"]
+
+
+def test_what_was_counted_is_written_at_the_end(teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Counters] = []
+    monkeypatch.setattr("proxy.app.Counters", lambda: made.append(Counters()) or made[0])
+    with TestClient(app_for(teacher, tmp_path)) as client:
+        client.get("/v1/models")
+        client.get("/v1/models", headers={"x-stillroom-capture": "off"})
+    value = made[0].registry.get_sample_value
+    ended = [sample.value for metric in made[0].registry.collect() for sample in metric.samples
+             if sample.name == "stillroom_exchanges_total"]  # fmt: skip
+    assert (value("stillroom_requests_total"), sum(ended), value("stillroom_in_progress")) == (2, 2, 0)
+    assert value("stillroom_captured_total") == value("stillroom_opted_out_total") == 1

@@ -1,7 +1,9 @@
 import re
 import time
 
-from proxy.ids import ulid
+import pytest
+
+from proxy.ids import moment, ulid
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -20,3 +22,11 @@ def test_the_first_ten_characters_are_the_milliseconds_so_that_they_sort_by_time
     for character in one[:10]:
         number = number * 32 + _ALPHABET.index(character)
     assert before <= number <= after
+
+
+def test_an_id_says_when_it_was_made() -> None:
+    before = time.time_ns() // 1_000_000
+    made = moment(ulid())
+    assert before / 1000 <= made <= time.time_ns() / 1e9
+    with pytest.raises(ValueError, match="substring not found"):
+        moment("of somebody")

@@ -69,6 +69,7 @@ def test_a_segment_enters_once_though_the_move_failed(log: Log, tmp_path: Path) 
     (done,) = (spool / "ingested").iterdir()
     done.rename(spool / done.name)  # As if the process had died between commit and move.
     assert ingest.run() == 0
+    assert ingest.ingested == 2
     assert log.query("SELECT count(*), count(DISTINCT id) FROM exchanges") == [(2, 2)]
 
 

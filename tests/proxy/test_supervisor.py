@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -42,9 +42,11 @@ def gone(pid: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def supervising(*children: Child, grace: float = 30.0) -> AsyncIterator[None]:
+async def supervising(
+    *children: Child, grace: float = 30.0, buried: Callable[[int], None] = lambda pid: None
+) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    running = asyncio.create_task(supervise(children, stop, grace))
+    running = asyncio.create_task(supervise(children, stop, grace, buried))
     try:
         yield
     finally:
@@ -60,12 +62,14 @@ async def test_a_killed_child_is_started_again_and_stopped_at_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, other = tmp_path / "pids", tmp_path / "other"
-    async with supervising(waiting(file), waiting(other)):
+    buried: list[int] = []
+    async with supervising(waiting(file), waiting(other), buried=buried.append):
         (first,) = await started(file, 1)
         await started(other, 1)
         os.kill(first, signal.SIGKILL)
         await started(file, 2)
     assert len(pids(file)) == 2
+    assert buried == [first]
     assert len(pids(other)) == 1
     assert all(gone(pid) for pid in pids(file) + pids(other))
     assert "child ended (-9); starting it again" in caplog.text

@@ -48,7 +48,6 @@ def serve(arguments: argparse.Namespace) -> int:
     from proxy.admin import admin_token
     from proxy.listening import bound, descriptor
     from proxy.logs import set_up
-    from proxy.migrations import migrate
     from proxy.supervisor import Child, supervise
     from proxy.upstream import teacher_key
 
@@ -56,7 +55,6 @@ def serve(arguments: argparse.Namespace) -> int:
     set_up(settings.logging.format, settings.logging.level, "serve")
     teacher_key(settings.teacher)  # Refuse to start, rather than fail each request, when the key is missing.
     admin_token(settings.admin)
-    migrate(_log(settings, create=True))
     fd = descriptor(bound(settings.proxy.host, settings.proxy.port))
     admin_fd = descriptor(bound(settings.admin.host, settings.admin.port))
     shutil.rmtree(settings.metrics, ignore_errors=True)
@@ -80,7 +78,15 @@ def serve(arguments: argparse.Namespace) -> int:
         flush=True,
     )
     buried = partial(mark_process_dead, path=str(settings.metrics))
-    asyncio.run(_until_signal(lambda stop: supervise(children, stop, buried=buried)))
+
+    async def supervised(stop: asyncio.Event) -> None:
+        supervising = asyncio.create_task(supervise(children, stop, buried=buried))
+        await stop.wait()
+        for listening in (fd, admin_fd):  # While ours are open, the kernel takes connections nobody will serve.
+            os.close(listening)
+        await supervising
+
+    asyncio.run(_until_signal(supervised))
     return 0
 
 
@@ -305,10 +311,10 @@ async def _until_signal(work: Callable[[Any], Any]) -> None:
     await work(stop)
 
 
-def _log(settings: Settings, create: bool = False, read_only: bool = False) -> "Log":
+def _log(settings: Settings, read_only: bool = False) -> "Log":
     from proxy.log import open_log
 
-    if not create and not settings.log.catalog and not (settings.folder / "log" / "catalog.sqlite").exists():
+    if not settings.log.catalog and not (settings.folder / "log" / "catalog.sqlite").exists():
         raise Unavailable(
             f"there is no log under {settings.folder}: start `stillroom serve` first, or pass its --config"
         )

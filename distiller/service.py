@@ -10,7 +10,7 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,11 +23,11 @@ from apscheduler.triggers.cron import CronTrigger
 from distiller.base import compute_dtype
 from distiller.serving import Engine, EngineSettings, EngineStatus, Golden
 from distiller.settings import Settings
+from distiller.upkeep import keep_backups, opened
 from proxy.admin import create_admin, serve_admin
 from proxy.errors import BadInput
 from proxy.ingest import Ingest
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
+from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.tokens import estimator
 from proxy.translate import translating
@@ -55,33 +55,46 @@ async def run_controller(
 ) -> None:
     """Run everything that is not the request path, until `stop`; `admin_port` listens already."""
     with only_one(settings.folder):
-        log = open_log(settings.log, settings.folder)
-        migrate(log)
-        prices = price_map(settings.money.prices)
-        ingest = Ingest(log, settings.spool_folder, settings.spool.keep_days, partial(cost, prices), estimator())
-        service = _Service(log, settings, config)
-        controller = Controller(log, ingest, settings.router, settings.policy, service.served)
-        async with AsyncExitStack() as stack:
-            teacher: Upstream | None = None
-            if settings.teacher.key_env:  # Without a key of our own there is nobody to audit with.
-                direct = Teacher(settings.teacher)
-                stack.callback(direct.close)
-                teacher = translating(direct, settings.teacher)
-            scheduler = service.schedule()
-            scheduler.start()
-            stack.callback(scheduler.shutdown, wait=False)
+        seen = _Seen()
+        app = create_admin(
+            settings.admin, settings.metrics, Vitals(settings.folder, settings.spool_folder, lambda: seen.now())
+        )
+        await asyncio.gather(serve_admin(app, admin_port, stop), _work(settings, config, seen, stop))
 
-            def observed() -> Observed:
-                return replace(service.seen, ingested=ingest.ingested, last_round=controller.last_round)
 
-            app = create_admin(
-                settings.admin, settings.metrics, Vitals(settings.folder, settings.spool_folder, observed)
-            )
-            work = [controller.run(stop, teacher), service.serve(stop), serve_admin(app, admin_port, stop)]
-            if settings.telemetry.spans:
-                work.append(_tracing(log, settings).run(stop))
-            await asyncio.gather(*work)
-        log.close()
+class _Seen:
+    """What the admin port may know: nothing until the log is open."""
+
+    def __init__(self) -> None:
+        self.now: Callable[[], Observed] = Observed
+
+
+async def _work(settings: Settings, config: Path | None, seen: _Seen, stop: asyncio.Event) -> None:
+    """Wait for a log that works, then run all that needs it."""
+    log = await opened(settings, stop)
+    if log is None:
+        return
+    spool, prices = settings.spool, price_map(settings.money.prices)
+    ingest = Ingest(
+        log, settings.spool_folder, spool.keep_days, partial(cost, prices), estimator(), spool.min_free_mb << 20
+    )
+    service = _Service(log, settings, config)
+    controller = Controller(log, ingest, settings.router, settings.policy, service.served)
+    seen.now = lambda: replace(service.seen, ingested=ingest.ingested, last_round=controller.last_round)
+    async with AsyncExitStack() as stack:
+        teacher: Upstream | None = None
+        if settings.teacher.key_env:  # Without a key of our own there is nobody to audit with.
+            direct = Teacher(settings.teacher)
+            stack.callback(direct.close)
+            teacher = translating(direct, settings.teacher)
+        scheduler = service.schedule()
+        scheduler.start()
+        stack.callback(scheduler.shutdown, wait=False)
+        work = [controller.run(stop, teacher), service.serve(stop), keep_backups(log, settings, stop)]
+        if settings.telemetry.spans:
+            work.append(_tracing(log, settings).run(stop))
+        await asyncio.gather(*work)
+    log.close()
 
 
 class _Service:

@@ -93,9 +93,11 @@ async def serve_admin(app: FastAPI, listener: socket.socket, stop: asyncio.Event
     )
     serving = asyncio.create_task(asyncio.to_thread(server.run, [listener]))
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    server.should_exit = True
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # Also where the rest of the process fails: it could not end while the thread runs.
+        stopping.cancel()
+        server.should_exit = True
     await serving
 
 

@@ -5,7 +5,6 @@ Must not know how decisions are made, nor where the log is.
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -24,8 +23,6 @@ from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import SpoolWriter
 from proxy.translate import translating
 from proxy.upstream import Teacher
-
-_log = logging.getLogger("stillroom.proxy")
 
 
 class ProxyApp(FastAPI):
@@ -61,7 +58,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         assert isinstance(app, ProxyApp)
-        writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds)
+        writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds, spool.min_free_mb << 20)
         upstream = Teacher(teacher)
         options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage)
         keeper = Keeper(writer, Redactor(redaction), counters)
@@ -101,7 +98,4 @@ def _is_relayed(path: str) -> bool:
 async def _rotate(writer: SpoolWriter, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds / 2)
-        try:
-            writer.rotate_if_old()
-        except OSError as error:
-            _log.error("the spool segment could not be closed: %s", error.strerror or error)
+        writer.rotate_if_old()

@@ -8,7 +8,7 @@ import logging
 from proxy.counters import Counters
 from proxy.exchange import Exchange
 from proxy.redact import Redactor
-from proxy.spool import SpoolWriter
+from proxy.spool import SpoolFull, SpoolWriter
 
 _log = logging.getLogger("stillroom.proxy")
 
@@ -37,8 +37,9 @@ class Keeper:
             return
         try:
             self._spool.append(line)
-        except OSError as error:
+        except SpoolFull:
+            self._counters.dropped.labels("disk").inc()
+        except OSError:  # The spool has said so, once.
             self._counters.dropped.labels("spool").inc()
-            _log.error("exchange %s is not recorded: the spool failed: %s", exchange.id, error.strerror or error)
         else:
             self._counters.captured.inc()

@@ -6,6 +6,7 @@ catalog; a commit that lost the race is tried again as a whole, so a transaction
 
 import contextlib
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,12 @@ _LOST_RACE = (
     "database is locked", "conflict", "could not serialize", "unique constraint", "database table is locked",
     "does not have any columns",  # It read the catalog while another writer was half-way through making a table.
 )  # fmt: skip
+
+
+# What it says of a damaged catalog. A missing Parquet file is named, and so are segments, which are not the log's.
+_DAMAGED = re.compile(
+    r"disk image is malformed|malformed database|not a database|(no files|cannot open).*\.parquet", re.I
+)
 
 
 class Log:
@@ -75,7 +82,7 @@ class Log:
 
 def open_log(settings: LogSettings, home: Path, read_only: bool = False) -> Log:
     """Attach the lake, creating it when missing and not `read_only`; Unavailable when it cannot be reached."""
-    catalog = settings.catalog or f"sqlite:{home / 'log' / 'catalog.sqlite'}"
+    catalog = settings.catalog or f"sqlite:{catalog_file(settings, home)}"
     data = settings.data or str(home / "log" / "data")
     kind, _, target = catalog.partition(":")
     if kind not in ("sqlite", "postgres"):
@@ -98,9 +105,18 @@ def open_log(settings: LogSettings, home: Path, read_only: bool = False) -> Log:
     try:
         _retrying(lambda: connection.execute(statement))
     except duckdb.Error as error:
+        connection.close()
         raise Unavailable(f"the log at {catalog} cannot be opened: {str(error).splitlines()[0]}") from None
     connection.execute("USE lake")
     return Log(connection)
+
+
+def catalog_file(settings: LogSettings, home: Path) -> Path | None:
+    """The SQLite catalog; None where the catalog is no file of ours."""
+    kind, _, target = settings.catalog.partition(":")
+    if not kind:
+        return home / "log" / "catalog.sqlite"
+    return Path(target) if kind == "sqlite" else None
 
 
 def _load(connection: duckdb.DuckDBPyConnection, extensions: Sequence[str]) -> None:
@@ -115,9 +131,17 @@ def _retrying(work: Callable[[], T]) -> T:
             return work()
         except duckdb.Error as error:  # Its class differs by where in DuckLake the race was lost.
             if attempt == _ATTEMPTS - 1 or not any(sign in str(error).lower() for sign in _LOST_RACE):
-                raise
+                raise _explained(error) from error
             time.sleep(random.uniform(0.01, 0.1))  # So that two losers do not meet again.
     raise AssertionError("unreachable")
+
+
+def _explained(error: duckdb.Error) -> Exception:
+    """The error itself, or Unavailable where it means damage, with the remedy."""
+    if not isinstance(error, duckdb.InvalidInputException) and _DAMAGED.search(str(error)):
+        line = str(error).splitlines()[0]
+        return Unavailable(f"the log is damaged: start `stillroom serve` again, it repairs what it can ({line})")
+    return error
 
 
 def _quoted(text: str) -> str:

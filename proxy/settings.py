@@ -54,11 +54,12 @@ class AdminSettings:
 
 @dataclass(frozen=True, slots=True)
 class SpoolSettings:
-    """`[spool]`: when a segment closes (bytes, seconds) and how long ingested ones are kept (days)."""
+    """`[spool]`: when a segment closes (bytes, seconds), days to keep ingested ones, high-water mark (MB)."""
 
     rotate_mb: int = 16
     rotate_seconds: float = 2.0
     keep_days: int = 7
+    min_free_mb: int = 512
 
 
 @dataclass(frozen=True, slots=True)

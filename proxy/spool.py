@@ -2,44 +2,83 @@
 
 Must not know what a record means. A record is one `write` of one line, so a killed process leaves at most one torn
 line at the end, and that line's exchange never got its last byte out. A segment grows as `*.open` under an exclusive
-lock; closing renames it to `*.ndjson`. A segment whose lock is free has lost its writer: `adopt` repairs and closes
-it, whoever comes first. What survives: a killed process, always; a power cut, every segment already closed.
+lock; closing renames it to `*.ndjson`. A segment whose lock is free has lost its writer: `adopt` closes it, whoever
+comes first. What survives: a killed process, always; a power cut, every segment already closed.
+
+Storage may fail in every way and come back: each line is then refused with an OSError, said once when it begins and
+once when it is over. Below the high-water mark lines are refused before the disk is full, so that nothing else on it
+fails for our sake.
 """
 
 import contextlib
+import errno
 import fcntl
+import logging
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from proxy.ids import ulid
 
-OPEN, CLOSED, TORN = ".open", ".ndjson", ".torn"
+OPEN, CLOSED = ".open", ".ndjson"
+LOOK_SECONDS = 1.0  # between two looks at the disk; what a worker writes meanwhile is far less than the mark
+_NAME = "[0-7]" + "[0-9A-HJKMNP-TV-Z]" * 25  # a ULID: files that others put into the folder are left alone
+_log = logging.getLogger("stillroom.spool")
+
+
+class SpoolFull(OSError):
+    """The disk is down to the high-water mark: nothing was written."""
+
+
+class Room:
+    """Whether the disk that holds `folder` has more than `min_free` bytes left; a small disk, more than a tenth."""
+
+    def __init__(self, folder: Path, min_free: int) -> None:
+        """Look at nothing yet."""
+        self._folder, self._min_free = folder, min_free
+        self._next, self._short = 0.0, False
+
+    def short(self) -> bool:
+        """True from the mark on until an eighth more than it is free; looks at most every LOOK_SECONDS."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + LOOK_SECONDS
+            self._short = self._look()
+        return self._short
+
+    def _look(self) -> bool:
+        there = next(path for path in (self._folder.absolute(), *self._folder.absolute().parents) if path.exists())
+        disk = os.statvfs(there)
+        mark = min(self._min_free, disk.f_blocks * disk.f_frsize // 10)
+        return disk.f_bavail * disk.f_frsize < (mark + mark // 8 if self._short else mark)
 
 
 class SpoolWriter:
     """Appends lines to the worker's own segment; not thread-safe, one per process."""
 
-    def __init__(self, folder: Path, rotate_bytes: int, rotate_seconds: float) -> None:
-        """Create the folder; the first segment is opened by the first record."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, rotate_bytes: int, rotate_seconds: float, min_free: int = 0) -> None:
+        """Touch nothing yet: folder and segment are made by the first record, and again when they are gone."""
         self._folder, self._limit, self._age = folder, rotate_bytes, rotate_seconds
+        self._room = Room(folder, min_free)
         self._fd: int | None = None
         self._path = folder
-        self._size, self._born = 0, 0.0
+        self._size, self._born, self._seen = 0, 0.0, 0.0
+        self._refused = 0
 
     def append(self, line: bytes) -> None:
-        """Write one line whole or not at all; raises OSError (a full disk) and leaves the segment as it was."""
-        fd = self._fd if self._fd is not None else self._begin()
+        """Write one line whole or not at all; OSError (SpoolFull below the mark) leaves the segment as it was."""
         try:
-            written = os.write(fd, line)
-            if written != len(line):
-                raise OSError(28, f"only {written} of {len(line)} bytes fitted")
-        except OSError:
-            os.ftruncate(fd, self._size)
+            if self._room.short():
+                raise SpoolFull(errno.ENOSPC, "the disk is down to spool.min_free_mb")
+            self._write(line)
+        except OSError as error:
+            if not self._refused:
+                _log.error("exchanges are not recorded, traffic goes on: %s: %s", self._folder, error.strerror or error)
+            self._refused += 1
             raise
-        self._size += written
+        if self._refused:
+            _log.error("exchanges are recorded again; %d were not", self._refused)
+            self._refused = 0
         if self._size >= self._limit:
             self.rotate()
 
@@ -49,44 +88,104 @@ class SpoolWriter:
             self.rotate()
 
     def rotate(self) -> None:
-        """Close the segment: synced, then renamed; a reader sees it whole or not at all."""
+        """Close the segment: synced, then renamed; what cannot be closed now is left for `adopt`, and said."""
         if self._fd is None:
             return
         fd, self._fd = self._fd, None
         try:
             _finish(fd, self._path)
+        except FileNotFoundError:
+            self._rescue(fd)
+        except OSError as error:
+            _log.error("segment %s could not be closed, it is tried again: %s", self._path.name, error.strerror)
         finally:
             os.close(fd)
 
-    def _begin(self) -> int:
-        self._path = self._folder / f"{ulid()}{OPEN}"
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        self._fd, self._size, self._born = fd, 0, time.monotonic()
+    def _write(self, line: bytes) -> None:
+        fd = self._segment()
+        try:
+            written = os.write(fd, line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, f"only {written} of {len(line)} bytes fitted")
+        except OSError:
+            try:
+                os.ftruncate(fd, self._size)
+            except OSError:  # A torn line may be in it: with its lock free, what is whole is adopted.
+                self._fd = None
+                os.close(fd)
+            raise
+        self._size += written
+
+    def _segment(self) -> int:
+        """The segment to write to; a new one where there is none, or where somebody deleted it."""
+        now = time.monotonic()
+        if self._fd is not None and now - self._seen >= LOOK_SECONDS:
+            self._seen = now
+            if os.fstat(self._fd).st_nlink == 0:
+                self.rotate()
+        if self._fd is not None:
+            return self._fd
+        fd, self._path = _created(self._folder)
+        self._fd, self._size, self._born, self._seen = fd, 0, now, now
         return fd
+
+    def _rescue(self, fd: int) -> None:
+        """Write the lines of a deleted segment again: as long as we hold it open, the kernel still has them."""
+        try:
+            fresh, path = _created(self._folder)
+            with os.fdopen(fresh, "wb") as file:
+                file.write(os.pread(fd, self._size, 0))
+                file.flush()
+                _finish(fresh, path)
+        except OSError as error:
+            _log.error("segment %s was deleted and its lines are lost: %s", self._path.name, error.strerror)
+        else:
+            _log.error("segment %s was deleted; its lines are now in %s", self._path.name, path.stem)
 
 
 def closed_segments(folder: Path) -> list[Path]:
     """Segments ready for ingest, oldest first."""
-    return sorted(folder.glob(f"*{CLOSED}"))
+    return _segments(folder, CLOSED)
 
 
-def adopt(folder: Path) -> Iterator[Path]:
-    """Close the segments whose writer is dead; a torn last line goes to `*.torn` beside it. Yields what was closed."""
-    for path in sorted(folder.glob(f"*{OPEN}")):
-        with contextlib.suppress(FileNotFoundError):
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            else:
-                # The writer may have closed it between our listing and the lock; then the name is gone.
-                if path.exists():
-                    _cut_torn_line(fd, path)
-                    yield _finish(fd, path)
-            finally:
-                os.close(fd)
+def open_segments(folder: Path) -> list[Path]:
+    """Segments that have a writer, or lost it; oldest first."""
+    return _segments(folder, OPEN)
+
+
+def adopt(path: Path) -> Path | None:
+    """Close a segment whose writer is dead and return its new name; None where the writer lives or has closed it."""
+    with contextlib.suppress(FileNotFoundError):
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The writer may have closed it between our listing and the lock; then the name is gone.
+            return _finish(fd, path) if path.exists() else None
+        except BlockingIOError:
+            return None
+        finally:
+            os.close(fd)
+    return None
+
+
+def _created(folder: Path) -> tuple[int, Path]:
+    """A new, locked segment; the folder is made when it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = folder / f"{ulid()}{OPEN}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if path.exists():  # Before we had the lock, somebody could adopt it.
+                return fd, path
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _segments(folder: Path, suffix: str) -> list[Path]:
+    return sorted(path for path in folder.glob(_NAME + suffix) if path.is_file())
 
 
 def _finish(fd: int, path: Path) -> Path:
@@ -94,11 +193,3 @@ def _finish(fd: int, path: Path) -> Path:
     closed = path.with_suffix(CLOSED)
     path.rename(closed)
     return closed
-
-
-def _cut_torn_line(fd: int, path: Path) -> None:
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        path.with_suffix(TORN).write_bytes(data[whole:])
-        os.ftruncate(fd, whole)

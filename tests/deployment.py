@@ -57,18 +57,19 @@ def deployed(
     folder: Path, rows: Sequence[Row], settings: str, environment: Mapping[str, str] = {}
 ) -> Iterator[Deployment]:
     """Start both processes; `settings` is TOML after the tables that are written here."""
-    port, teacher = free_port(), free_port()
+    port, admin, teacher = free_port(), free_port(), free_port()
     traffic, config = folder / "traffic.jsonl", folder / "stillroom.toml"
     write_traffic(rows, traffic)
     config.write_text(f'home = "home"\n[teacher]\nurl = "http://127.0.0.1:{teacher}"\nkey_env = "TEST_KEY"\n{settings}')
-    ports = f"[admin]\nport = {free_port()}\n[proxy]\nport = {port}"
+    ports = f"[admin]\nport = {admin}\n[proxy]\nport = {port}"
     config.write_text(config.read_text().replace("[proxy]", ports))
     with ExitStack() as stack:
         _start(stack, folder / "teacher.log", ["replay-teacher", "--traffic", str(traffic), "--port", str(teacher)], {})
         environment = {"TEST_KEY": "sk-test", **environment}
         pid = _start(stack, folder / "serve.log", ["serve", "--config", str(config)], environment)
         url = f"http://127.0.0.1:{port}"
-        eventually(lambda: up(f"{url}/healthz") and up(f"http://127.0.0.1:{teacher}/v1/models"), 60)
+        awaited = [f"{url}/healthz", f"http://127.0.0.1:{admin}/readyz", f"http://127.0.0.1:{teacher}/v1/models"]
+        eventually(lambda: all(map(up, awaited)), 60)
         yield Deployment(config, f"{url}/v1", f"http://127.0.0.1:{teacher}/v1", pid)
 
 

@@ -68,6 +68,7 @@ def test_every_request_is_captured_opted_out_or_dropped(teacher: str, tmp_path: 
         httpx.post(f"{url}/chat/completions", content=b"{nope")
     with serving(app) as url:  # The same counters, with a spool that cannot be opened.
         shutil.rmtree(spool)
+        spool.write_text("in the way")
         assert httpx.post(f"{url}/chat/completions", json=ASK).status_code == 200
         httpx.post(f"{url}/chat/completions", json=ASK, headers={"x-stillroom-capture": "off"})
     assert app.relay is not None

@@ -1,18 +1,27 @@
+import base64
 import gzip
 import json
+import os
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from proxy import ingest
 from proxy.exchange import Exchange
 from proxy.ids import ulid
 from proxy.ingest import Ingest
 from proxy.log import Log, open_log
 from proxy.migrations import migrate
 from proxy.patterns import SECRETS_ONLY
+from proxy.quarantine import quarantined
 from proxy.redact import Redactor
 from proxy.settings import LogSettings
 from proxy.spool import SpoolWriter
+from tests.servers import eventually
 
 BODY = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi\u2028there"}]}).encode()
 ANSWER = json.dumps(
@@ -73,15 +82,25 @@ def test_a_segment_enters_once_though_the_move_failed(log: Log, tmp_path: Path) 
     assert log.query("SELECT count(*), count(DISTINCT id) FROM exchanges") == [(2, 2)]
 
 
-def test_poison_is_set_aside_with_its_reason_and_the_rest_enters(log: Log, tmp_path: Path) -> None:
+def test_poison_is_set_aside_with_its_reason_and_the_rest_enters(
+    log: Log, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     spool = tmp_path / "spool"
+    spooled(spool, exchange())
     spooled(spool, exchange(), exchange())
-    (segment,) = spool.glob("*.ndjson")
+    segment = sorted(spool.glob("*.ndjson"))[1]
     lines = segment.read_bytes().split(b"\n")
-    segment.write_bytes(lines[0] + b"\n{broken\n" + lines[1] + b"\n")
-    assert Ingest(log, spool, 7, ten_dollars).run() == 2
-    (poison,) = spool.glob("*.poison")
-    assert json.loads(poison.read_text())["line"] == "{broken"
+    original = lines[0] + b"\n{broken sk-secret\n" + lines[1] + b"\n"
+    segment.write_bytes(original)
+    assert Ingest(log, spool, 7, ten_dollars).run() == 3
+    (entry,) = map(json.loads, (spool / "quarantine" / segment.name).read_text().splitlines())
+    assert "Malformed JSON" in entry.pop("reason")
+    assert entry == {"segment": segment.name, "line": 2, "encoding": "utf-8", "raw": "{broken sk-secret"}
+    assert (spool / "ingested" / segment.name).read_bytes() == original
+    assert list((spool / "sifted").iterdir()) == []
+    assert "1 lines are no records and are now in quarantine" in caplog.text
+    assert "sk-secret" not in caplog.text
+    assert quarantined(spool) == 1
 
 
 def test_compressed_answers_are_read(log: Log, tmp_path: Path) -> None:
@@ -110,3 +129,148 @@ def test_old_ingested_segments_are_forgotten(log: Log, tmp_path: Path) -> None:
     ingest.run()
     assert list((spool / "ingested").iterdir()) == []
     assert log.query("SELECT count(*) FROM exchanges") == [(1,)]
+
+
+RECORD = exchange().line(Redactor(SECRETS_ONLY)).rstrip(b"\n")
+
+
+def spoiled(key: str, value: object) -> bytes:
+    return json.dumps(json.loads(RECORD) | {"id": "spoiled", key: value}).encode()
+
+
+NO_RECORDS = [
+    b"{broken", b"null", b"{}", b"[]", b"7", b'"id"', b"\xff\xfe", b"\0" * 50, RECORD[:-1], RECORD + b"x",
+    b"\xef\xbb\xbf" + RECORD, RECORD + RECORD, RECORD.replace(b'"hi', b'"\xff'), spoiled("id", None),
+    spoiled("id", ""), spoiled("ts", "infinity"), spoiled("ts", "yesterday"), spoiled("status", "fine"),
+    spoiled("status", 2**40), spoiled("stream", "perhaps"), spoiled("request", None), spoiled("latency_ms", [1]),
+    spoiled("request_headers", None), spoiled("request_bytes", {}),
+]  # fmt: skip
+
+
+def test_what_is_no_record_is_set_aside_line_by_line(log: Log, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spooled(spool, exchange())
+    (segment,) = spool.glob("*.ndjson")
+    segment.write_bytes(b"\n".join([*NO_RECORDS, segment.read_bytes()]))
+    assert Ingest(log, spool, 7, ten_dollars).run() == 1
+    assert kept_aside(spool) == list(enumerate(NO_RECORDS, 1))
+
+
+def kept_aside(spool: Path, segment: str = "*") -> list[tuple[int, bytes]]:
+    found = []
+    for file in sorted((spool / "quarantine").glob(segment)):
+        for entry in map(json.loads, file.read_text().splitlines()):
+            raw = entry["raw"].encode() if entry["encoding"] == "utf-8" else base64.b64decode(entry["raw"])
+            found.append((entry["line"], raw))
+    return found
+
+
+def test_every_record_enters_once_and_everything_else_is_in_quarantine(log: Log, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    ingest = Ingest(log, spool, 7, ten_dollars)
+    spool.mkdir()
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        lines=st.lists(st.sampled_from(["record", *NO_RECORDS]) | st.binary(max_size=30) | st.just(b" \t"), max_size=8),
+        torn=st.integers(0, 40),
+    )
+    def run(lines: list[str | bytes], torn: int) -> None:
+        made = [exchange() for line in lines if line == "record"]
+        records = iter(lines_of(made))
+        data = b"\n".join([*(next(records) if isinstance(line, str) else line for line in lines), RECORD[:torn]])
+        segment = spool / f"{ulid()}.ndjson"
+        segment.write_bytes(data)
+        assert ingest.run() == len(made)
+        rows = log.query("SELECT id FROM exchanges WHERE segment = ?", [segment.name])
+        assert sorted(id for (id,) in rows) == [one.id for one in made]
+        expected = [line for line in data.split(b"\n") if line.strip(b" \t\r") and line not in lines_of(made)]
+        assert [line for _, line in kept_aside(spool, segment.name)] == expected
+        assert (spool / "ingested" / segment.name).read_bytes() == data
+
+    run()
+
+
+def lines_of(made: list[Exchange]) -> list[bytes]:
+    return [one.line(Redactor(SECRETS_ONLY)).rstrip(b"\n") for one in made]
+
+
+def test_a_line_whose_derivation_fails_takes_no_other_with_it(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derive = ingest.derive
+
+    def failing(path: str, *rest: Any) -> Any:
+        if path == "/v1/defect":
+            raise AttributeError("a defect of ours")
+        return derive(path, *rest)
+
+    monkeypatch.setattr(ingest, "derive", failing)
+    spool = tmp_path / "spool"
+    spooled(spool, exchange(), exchange(path="/v1/defect"), exchange())
+    assert Ingest(log, spool, 7, ten_dollars).run() == 2
+    (file,) = (spool / "quarantine").iterdir()
+    assert "a defect of ours" in json.loads(file.read_text())["reason"]
+
+
+def test_a_segment_that_cannot_be_read_waits_and_holds_up_no_other(
+    log: Log, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reading another process's memory at 0 is an I/O error, as from a bad disk."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    bad = spool / f"{ulid()}.ndjson"
+    bad.symlink_to("/proc/self/mem")
+    spooled(spool, exchange())
+    ingest = Ingest(log, spool, 7, ten_dollars)
+    assert ingest.run() == 1
+    spooled(spool, exchange(), exchange())
+    assert ingest.run() == 2
+    assert caplog.text.count("waits, it is tried again in 1 s: Input/output error") == 1
+    bad.unlink()
+    bad.write_bytes(exchange().line(Redactor(SECRETS_ONLY)))
+    assert eventually(ingest.run) == 1
+
+
+def test_a_failing_log_is_said_and_no_segment_blamed(log: Log, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spooled(spool, exchange())
+    log.query("ALTER TABLE exchanges RENAME TO elsewhere")
+    ingest = Ingest(log, spool, 7, ten_dollars)
+    with pytest.raises(duckdb.CatalogException):
+        ingest.run()
+    log.query("ALTER TABLE elsewhere RENAME TO exchanges")
+    assert ingest.run() == 1
+    assert quarantined(spool) == 0
+
+
+def test_below_the_mark_segments_wait(log: Log, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = tmp_path / "spool"
+    spooled(spool, exchange())
+    disk = os.statvfs(tmp_path)
+    short = Ingest(log, spool, 7, ten_dollars, min_free=disk.f_blocks * disk.f_frsize * 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda path: os.statvfs_result((1, 1, 10_000, 0, 0, 1, 1, 1, 0, 255)))
+        assert short.run() == short.run() == 0
+    assert caplog.text.count("segments wait") == 1
+    assert eventually(short.run) == 1
+    assert caplog.text.count("segments enter again") == 1
+
+
+def test_a_record_of_an_older_stillroom_enters(log: Log, tmp_path: Path) -> None:
+    """Retained segments have no columns that came later."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    old = json.loads(RECORD)
+    del old["fallback"], old["confidence"]
+    (spool / f"{ulid()}.ndjson").write_text(json.dumps(old))
+    assert Ingest(log, spool, 7, ten_dollars).run() == 1
+
+
+def test_others_files_in_the_folders_are_left_alone(log: Log, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    (spool / "ingested" / "folder").mkdir(parents=True)
+    for name in ("notes.ndjson", "ingested/notes.ndjson", "ingested/folder/x"):
+        (spool / name).write_text("mine")
+    assert Ingest(log, spool, -1, ten_dollars).run() == 0
+    assert len([path for path in spool.rglob("*") if path.is_file()]) == 3

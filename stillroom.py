@@ -18,6 +18,8 @@ from distiller.settings import Settings, load_settings
 from proxy.errors import BadInput, StillroomError, Unavailable
 
 if TYPE_CHECKING:  # duckdb comes with it.
+    from proxy.admitting import Admit
+    from proxy.keys import KeyRing
     from proxy.log import Log
 
 
@@ -98,7 +100,7 @@ def worker(arguments: argparse.Namespace) -> int:
     import uvicorn
 
     from proxy.app import create_app
-    from proxy.keys import load_key_ring, nobody_refused
+    from proxy.keys import load_key_ring
     from proxy.logs import set_up
     from proxy.supervisor import end_with_parent
     from proxy.watched import Watched
@@ -119,7 +121,7 @@ def worker(arguments: argparse.Namespace) -> int:
 
     app = create_app(
         settings.proxy, settings.teacher, settings.spool, settings.spool_folder, router.decide, running,
-        settings.redaction, (lambda *asked: ring.value.refusal(*asked)) if settings.proxy.keys else nobody_refused,
+        settings.redaction, _admission(settings, lambda: ring.value),
     )  # fmt: skip
     config = uvicorn.Config(
         app, loop="uvloop", http=Wire, ws="none", log_level="warning", log_config=None, access_log=False,
@@ -130,6 +132,23 @@ def worker(arguments: argparse.Namespace) -> int:
     app.draining = lambda: server.should_exit
     server.run(sockets=[socket.socket(fileno=arguments.fd)])
     return 0
+
+
+def _admission(settings: Settings, ring: Callable[[], "KeyRing"]) -> "Admit":
+    """Who may ask: holders of our keys within their limits, or everybody who brings a key for the teacher."""
+    from functools import partial
+
+    from proxy.accounts import Accounts
+    from proxy.costs import Sizes
+    from proxy.gateway import Gateway, Tariff
+    from proxy.tenants import passing_through, tenant_salt
+    from router.prices import cost, model_sizes, price_map
+
+    if not settings.proxy.keys:
+        return passing_through(tenant_salt(settings.tenant_salt))
+    sizes = model_sizes(Sizes(settings.proxy.context_tokens, settings.proxy.answer_tokens))
+    price = partial(cost, price_map(settings.money.prices))
+    return Gateway(ring, Accounts(settings.limits), Tariff(price, sizes))
 
 
 def controller(arguments: argparse.Namespace) -> int:
@@ -151,18 +170,26 @@ def controller(arguments: argparse.Namespace) -> int:
 
 def keys(arguments: argparse.Namespace) -> int:
     """Make, list or revoke virtual keys."""
+    import time
+    from dataclasses import asdict
+
     from distiller.terminal import keys_table
+    from proxy.accounts import read_standing
     from proxy.keys import create_key, read_keys, revoke_key
+    from proxy.limits import Limits
 
     settings, name = load_settings(arguments.config), arguments.name
     if arguments.action == "list":
-        return _show(arguments, read_keys(settings.keys), keys_table)
+        found = [(key, read_standing(settings.limits, key.name, time.time())) for key in read_keys(settings.keys)]
+        flat = [{**asdict(key), **asdict(standing)} for key, standing in found]
+        return _show(arguments, flat if arguments.json else found, keys_table)
     if not name:
         raise BadInput(f"say whose key: stillroom keys {arguments.action} NAME")
     if arguments.action == "revoke":
         revoked = revoke_key(settings.keys, name)
         return _show(arguments, {"name": name, "revoked": str(revoked.revoked)}, _sentence("{name} is revoked"))
-    secret = create_key(settings.keys, name, tuple(arguments.model))
+    limits = Limits(arguments.requests_per_minute, arguments.tokens_per_minute, arguments.budget)
+    secret = create_key(settings.keys, name, tuple(arguments.model), limits, not arguments.no_capture)
     if not settings.proxy.keys:
         print("stillroom: keys are not asked for yet: set proxy.keys = true and start again", file=sys.stderr)
     return _show(arguments, {"name": name, "key": secret}, _sentence("{key}"))

@@ -93,6 +93,16 @@ class Settings:
         return self.folder / "keys.json"
 
     @property
+    def limits(self) -> Path:
+        """What limited keys have used."""
+        return self.folder / "limits"
+
+    @property
+    def tenant_salt(self) -> Path:
+        """What the names of clients with keys of their own are made with."""
+        return self.folder / "tenant.salt"
+
+    @property
     def metrics(self) -> Path:
         """The workers' counters."""
         return self.folder / "state" / "metrics"

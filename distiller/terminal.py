@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from proxy.keys import Key
+from proxy.limits import Standing
 from router.ledger import Report, TaskLine
 
 
@@ -119,12 +120,26 @@ def distilled_summary(done: Any) -> None:
     )
 
 
-def keys_table(keys: Sequence[Key]) -> None:
-    """`stillroom keys list`."""
-    table = Table("name", "made", "models", "revoked", title="Virtual keys")
-    for key in keys:
-        table.add_row(key.name, key.created, ", ".join(key.models) or "all", key.revoked or "-")
+def keys_table(lines: Sequence[tuple[Key, Standing]]) -> None:
+    """`stillroom keys list`: each key with what its account says this month."""
+    table = Table(
+        "name", "made", "models", "requests/min", "tokens/min", "budget a month", "spent", "reserved", "captured",
+        "revoked", title="Virtual keys",
+    )  # fmt: skip
+    for key, account in lines:
+        limits, budgeted = key.limits, key.limits.budget_usd is not None
+        spent = money(account.spent) + (f" ({money(account.estimated)} estimated)" if account.estimated else "")
+        table.add_row(
+            key.name, key.created, ", ".join(key.models) or "all", _limit(limits.requests_per_minute),
+            _limit(limits.tokens_per_minute), money(limits.budget_usd) if budgeted else "-",
+            spent if budgeted else "-", money(account.reserved) if budgeted else "-",
+            "yes" if key.capture else "no", key.revoked or "-",
+        )  # fmt: skip
     Console().print(table)
+
+
+def _limit(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
 
 
 def findings_table(findings: Sequence[Any]) -> None:

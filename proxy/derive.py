@@ -21,6 +21,8 @@ PAID = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
 """What is read for its tokens, and so has a price."""
 # From a request's body, an answer's text and its tool calls to prompt and completion tokens.
 Estimate = Callable[[Mapping[str, Any], str | None, Sequence[Any]], tuple[int, int]]
+# Called with model, prompt tokens, cached tokens, completion tokens; US dollars, or None for unpriced.
+Price = Callable[[str | None, int | None, int | None, int | None], float | None]
 _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, BadInput)
 
 

@@ -18,7 +18,7 @@ from duckdb import sqltype
 from duckdb.func import FunctionNullHandling
 
 from proxy.bodies import decoded
-from proxy.derive import PAID, Estimate, derive
+from proxy.derive import PAID, Estimate, Price, derive
 from proxy.log import Log
 from proxy.quarantine import Patience, sift
 from proxy.spool import Room, adopt, closed_segments, open_segments
@@ -41,8 +41,6 @@ _DERIVED = (
     "prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, usage VARCHAR, usage_source VARCHAR, "
     "ended BOOLEAN)"
 )
-# Called with model, prompt tokens, cached tokens, completion tokens; US dollars, or None for unpriced.
-Price = Callable[[str | None, int | None, int | None, int | None], float | None]
 
 _CHARGE = """
 INSERT INTO spend BY NAME

@@ -1,7 +1,7 @@
-"""Owns virtual keys: who may use the proxy in front of a teacher's key, and for which models.
+"""Owns virtual keys: who may use the proxy in front of a teacher's key, for which models and within which limits.
 
-Must not know what a request costs. A key is shown once, when it is made; what is kept is its SHA-256, which is enough
-for 256 random bits. Whoever can read the file can impersonate nobody.
+Must not know what a request costs, nor what was spent. A key is shown once, when it is made; what is kept is its
+SHA-256, which is enough for 256 random bits. Whoever can read the file can impersonate nobody.
 """
 
 import contextlib
@@ -17,7 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from proxy.errors import BadInput, envelope
+from proxy.admitting import credentials
+from proxy.errors import BadInput
+from proxy.headers import Headers
+from proxy.limits import NO_LIMITS, Limits
 
 PREFIX = "sk-still-"
 _log = logging.getLogger("stillroom.keys")
@@ -32,6 +35,8 @@ class Key:
     created: str
     models: tuple[str, ...] = ()
     revoked: str | None = None
+    limits: Limits = NO_LIMITS
+    capture: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +45,24 @@ class KeyRing:
 
     by_hash: Mapping[str, Key] = field(default_factory=dict)
 
-    def refusal(self, authorization: str | None, body: bytes) -> tuple[int, bytes] | None:
-        """Status and body for who may not ask this, or None."""
-        key = self.by_hash.get(_hash((authorization or "").removeprefix("Bearer ")))
-        if key is None or key.revoked:
-            text = "the key is not known here, or was revoked: `stillroom keys create NAME` makes one"
-            return 401, envelope(text, "invalid_request_error", "invalid_api_key")
-        if key.models and (model := _model(body)) not in key.models:
-            text = f"the key {key.name!r} is not for the model {model!r}, but for {', '.join(key.models)}"
-            return 403, envelope(text, "invalid_request_error", "model_not_allowed")
-        return None
+    def find(self, headers: Headers) -> Key | None:
+        """The good key that a request carries, or None."""
+        found = (self.by_hash.get(hashlib.sha256(given).hexdigest()) for given in credentials(headers))
+        return next((key for key in found if key is not None and not key.revoked), None)
 
 
-def nobody_refused(authorization: str | None, body: bytes) -> None:
-    """Everybody who reaches the port may ask."""
+def create_key(path: Path, name: str, models: tuple[str, ...], limits: Limits = NO_LIMITS, capture: bool = True) -> str:
+    """Make a key and return it, for the only time; BadInput where a good key has the name already.
 
-
-def create_key(path: Path, name: str, models: tuple[str, ...]) -> str:
-    """Make a key and return it, for the only time; BadInput where a good key has the name already."""
+    Without `capture` nothing of what it is used for is kept.
+    """
     if not name.isprintable() or not name.strip():
         raise BadInput("a key's name must be printable and not empty: call it after who uses it")
     secret = PREFIX + secrets.token_urlsafe(32)
     with _changing(path) as keys:
         if any(key.name == name and not key.revoked for key in keys):
             raise BadInput(f"there is a key {name!r} already: revoke it first, or take another name")
-        keys.append(Key(name, _hash(secret), _now(), models))
+        keys.append(Key(name, _hash(secret), _now(), models, limits=limits, capture=capture))
     return secret
 
 
@@ -84,8 +82,8 @@ def read_keys(path: Path) -> list[Key]:
         return []
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))["keys"]
-        return [Key(**{**each, "models": tuple(each["models"])}) for each in fields]
-    except (ValueError, KeyError, TypeError) as error:
+        return [_key(each) for each in fields]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is damaged ({error}): put back a copy, or delete it and make the keys anew") from None
 
 
@@ -113,16 +111,16 @@ def _changing(path: Path) -> Iterator[list[Key]]:
         fresh.replace(path)
 
 
+def _key(fields: Mapping[str, Any]) -> Key:
+    """One entry of the file; what older files do not say is without limit. A limit that is none is BadInput."""
+    if type(fields.get("capture", True)) is not bool:
+        raise TypeError("capture must be true or false")
+    limits = Limits(**fields.get("limits", {}))
+    return Key(**{**fields, "models": tuple(fields["models"]), "limits": limits})
+
+
 def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _model(body: bytes) -> Any:
-    try:
-        asked = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return asked.get("model") if isinstance(asked, dict) else None
 
 
 def _now() -> str:

@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ProxySettings:
-    """`[proxy]`: where clients connect."""
+    """`[proxy]`: where clients connect, and what of them is asked.
+
+    `context_tokens` and `answer_tokens` bound, for budgets, a call to a model that the price map does not know.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -29,6 +32,8 @@ class ProxySettings:
     max_body_mb: int = 64
     drain_seconds: float = 0.0
     keys: bool = False
+    context_tokens: int = 200_000
+    answer_tokens: int = 32_768
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,29 +8,39 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
+from proxy.costs import Sizes, SizesOf
 from proxy.errors import Unavailable
 from router.settings import Price
 
+T = TypeVar("T")
 _MAP = "model_prices_and_context_window_backup.json"
 
 
 def price_map(overrides: Mapping[str, Price]) -> dict[str, Price]:
     """Prices per million tokens by model name; overrides win."""
-    spec = importlib.util.find_spec("litellm")
-    if spec is None or not spec.submodule_search_locations:
-        raise Unavailable("litellm is not installed, and its price map with it: pip install stillroom again")
-    raw = json.loads((Path(spec.submodule_search_locations[0]) / _MAP).read_text(encoding="utf-8"))
     known = {
         name: Price(
             entry["input_cost_per_token"] * 1e6,
             entry["output_cost_per_token"] * 1e6,
             entry["cache_read_input_token_cost"] * 1e6 if entry.get("cache_read_input_token_cost") else None,
         )
-        for name, entry in raw.items()
+        for name, entry in _shipped().items()
         if entry.get("input_cost_per_token") is not None and entry.get("output_cost_per_token") is not None
     }
     return {**known, **overrides}
+
+
+def model_sizes(default: Sizes) -> SizesOf:
+    """How long a model's prompts and answers can be, from the same map; `default` for what it does not say."""
+    known = {
+        name: Sizes(
+            _length(entry, "max_input_tokens", default.context), _length(entry, "max_output_tokens", default.answer)
+        )
+        for name, entry in _shipped().items()
+    }
+    return lambda model: _find(known, model) or default
 
 
 def cost(
@@ -45,6 +55,19 @@ def cost(
     return ((prompt - hit) * price.input + hit * cached_price + completion * price.output) / 1e6
 
 
-def _find(prices: Mapping[str, Price], model: str) -> Price | None:
+def _shipped() -> dict[str, Any]:
+    spec = importlib.util.find_spec("litellm")
+    if spec is None or not spec.submodule_search_locations:
+        raise Unavailable("litellm is not installed, and its price map with it: pip install stillroom again")
+    shipped: dict[str, Any] = json.loads((Path(spec.submodule_search_locations[0]) / _MAP).read_text(encoding="utf-8"))
+    return shipped
+
+
+def _length(entry: Mapping[str, Any], name: str, default: int) -> int:
+    length = entry.get(name)
+    return length if type(length) is int and length > 0 else default
+
+
+def _find(known: Mapping[str, T], model: str) -> T | None:
     """A fine-tuned model `ft:base:org:name:id` costs what `ft:base` does."""
-    return prices.get(model) or prices.get(":".join(model.split(":")[:2]) if model.startswith("ft:") else "")
+    return known.get(model) or known.get(":".join(model.split(":")[:2]) if model.startswith("ft:") else "")

@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from distiller.terminal import as_json, money, progress, report_table, status_table, tasks_table
+from distiller.terminal import as_json, keys_table, money, progress, report_table, status_table, tasks_table
+from proxy.keys import Key
+from proxy.limits import Limits, Standing
 from router.ledger import Report, TaskLine
 
 LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2)
@@ -46,3 +48,15 @@ def test_progress_is_lines_by_quarters_where_nobody_watches(capsys: pytest.Captu
     with progress(quiet=True) as show:
         show("training", 8, 8)
     assert capsys.readouterr().err == ""
+
+
+def test_keys_show_limits_and_what_was_spent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "220")
+    bot = Key("bot", "", "2026-11-24", limits=Limits(60, 90_000, 5.0), capture=False)
+    keys_table([(bot, Standing(1.25, 0.25, 0.5)), (Key("free", "", "2026-11-24"), Standing())])
+    shown = [line for line in capsys.readouterr().out.splitlines() if "2026" in line]
+    for cell in ("60", "90,000", "$5.0000", "$1.2500 ($0.2500 estimated)", "$0.5000", "no"):
+        assert f" {cell} " in shown[0]
+    assert "$" not in shown[1]

@@ -9,8 +9,11 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from proxy.accounts import Accounts
 from proxy.app import ProxyApp, create_app
+from proxy.costs import Sizes
 from proxy.counters import Counters
+from proxy.gateway import Gateway, Tariff
 from proxy.keys import create_key, load_key_ring
 from proxy.replay import create_replay
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
@@ -113,13 +116,17 @@ def test_a_key_that_was_said_reaches_no_file(stream: bool, tmp_path: Path) -> No
 def test_with_keys_only_their_holders_are_heard(teacher: str, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     secret = create_key(file, "billing-bot", ())
-    ring = load_key_ring(file)
-    app = app_for(teacher, tmp_path / "spool", refusal=ring.refusal)
+    silent = create_key(file, "silent-bot", (), capture=False)
+    ring, accounts = load_key_ring(file), Accounts(tmp_path / "limits")
+    tariff = Tariff(lambda *_: None, lambda _: Sizes(1000, 1000))
+    app = app_for(teacher, tmp_path / "spool", admit=Gateway(lambda: ring, accounts, tariff))
     with serving(app) as url:
         anonymous = httpx.post(f"{url}/chat/completions", json=ASK)
         known = httpx.post(f"{url}/chat/completions", json=ASK, headers={"authorization": f"Bearer {secret}"})
+        unseen = httpx.post(f"{url}/chat/completions", json=ASK, headers={"x-api-key": silent})
+    accounts.close()
     assert (anonymous.status_code, anonymous.json()["error"]["code"]) == (401, "invalid_api_key")
-    assert known.status_code == 200
+    assert (known.status_code, unseen.status_code) == (200, 200)
     assert recorded(tmp_path / "spool") == ["/v1/chat/completions"]
     written = b"".join(segment.read_bytes() for segment in closed_segments(tmp_path / "spool"))
     assert secret.encode() not in written

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.prices import cost, price_map
+from proxy.costs import Sizes
+from router.prices import cost, model_sizes, price_map
 from router.settings import Price
 
 PRICES = {
@@ -68,3 +69,10 @@ def test_litellm_is_read_but_not_imported() -> None:
     program = "import sys; from router.prices import price_map; assert price_map({}); print('litellm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_sizes_come_with_the_shipped_map() -> None:
+    sizes = model_sizes(Sizes(1, 2))
+    assert sizes("gpt-4o") == Sizes(128_000, 16_384)
+    assert sizes("ft:gpt-4o-2024-08-06:org:name:id") == sizes("ft:gpt-4o-2024-08-06") != Sizes(1, 2)
+    assert sizes("unheard-of") == Sizes(1, 2)

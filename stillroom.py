@@ -48,14 +48,14 @@ def serve(arguments: argparse.Namespace) -> int:
     from prometheus_client.multiprocess import mark_process_dead
 
     from proxy.admin import admin_token
+    from proxy.deployments import connect
     from proxy.listening import bound, descriptor
     from proxy.logs import set_up
     from proxy.supervisor import Child, supervise
-    from proxy.upstream import teacher_key
 
     settings = load_settings(arguments.config)
     set_up(settings.logging.format, settings.logging.level, "serve")
-    teacher_key(settings.teacher)  # Refuse to start, rather than fail each request, when the key is missing.
+    connect(settings.teacher)  # Refuse to start, rather than fail each request, when a key is missing.
     admin_token(settings.admin)
     fd = descriptor(bound(settings.proxy.host, settings.proxy.port))
     admin_fd = descriptor(bound(settings.admin.host, settings.admin.port))

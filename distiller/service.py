@@ -25,13 +25,13 @@ from distiller.serving import Engine, EngineSettings, EngineStatus, Golden
 from distiller.settings import Settings
 from distiller.upkeep import keep_backups, opened
 from proxy.admin import create_admin, serve_admin
+from proxy.deployments import connect
 from proxy.errors import BadInput
 from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.tokens import estimator
 from proxy.translate import translating
-from proxy.upstream import Teacher
 from proxy.vitals import Observed, Vitals
 from proxy.waiting import pause
 from router.controller import Controller, only_one
@@ -84,7 +84,7 @@ async def _work(settings: Settings, config: Path | None, seen: _Seen, stop: asyn
     async with AsyncExitStack() as stack:
         teacher: Upstream | None = None
         if settings.teacher.key_env:  # Without a key of our own there is nobody to audit with.
-            direct = Teacher(settings.teacher)
+            direct = connect(settings.teacher)
             stack.callback(direct.close)
             teacher = translating(direct, settings.teacher)
         scheduler = service.schedule()

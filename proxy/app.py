@@ -12,8 +12,10 @@ from pathlib import Path
 from fastapi import FastAPI, Response
 
 from proxy.admitting import Admit, admit_everybody
-from proxy.counters import Counters
+from proxy.counters import FLUSH_SECONDS, Counters
 from proxy.deciding import Decide, always_teacher
+from proxy.deployments import connect
+from proxy.failover import Failover
 from proxy.keeping import Keeper
 from proxy.patterns import SECRETS_ONLY, Redaction
 from proxy.receiving import Receive
@@ -59,16 +61,17 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         assert isinstance(app, ProxyApp)
         writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds, spool.min_free_mb << 20)
-        upstream = Teacher(teacher)
+        upstream = connect(teacher)
         options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage)
         keeper = Keeper(writer, Redactor(redaction), counters)
         app.relay = Relay(translating(upstream, teacher), keeper, counters, decide, options, admit)
-        beside = [asyncio.create_task(_rotate(writer, spool.rotate_seconds)), asyncio.create_task(counters.flushing())]
+        rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
+        flushing = asyncio.create_task(_flush(counters, upstream))
         try:
             async with running():
                 yield
         finally:
-            for task in beside:
+            for task in (rotating, flushing):
                 task.cancel()
             counters.flush()
             upstream.close()
@@ -93,6 +96,14 @@ def create_app(
 def _is_relayed(path: str) -> bool:
     """Whether a decoded path lies under /v1, also once the teacher has resolved its dots."""
     return path.startswith("/v1/") and ".." not in path.split("/")
+
+
+async def _flush(counters: Counters, upstream: Teacher | Failover) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        if isinstance(upstream, Failover):
+            counters.deployments(upstream.health())
+        counters.flush()
 
 
 async def _rotate(writer: SpoolWriter, seconds: float) -> None:

@@ -25,7 +25,11 @@ _JOINED_BYTES = 1 << 16  # a larger body is not copied into one piece with its h
 
 
 class UpstreamBroke(OSError):
-    """The upstream closed the connection too early, or sent what is not HTTP."""
+    """The upstream closed the connection too early, or sent what is not HTTP; it had the request by then."""
+
+
+class UpstreamSilent(TimeoutError):
+    """The upstream had the request, and then said nothing for too long."""
 
 
 class Client:
@@ -44,7 +48,10 @@ class Client:
         self._open: set[_Connection] = set()
 
     async def request(self, method: str, target: str, headers: Headers, body: bytes) -> "Response":
-        """Send; returns once the answer's head is there. Raises OSError (UpstreamBroke, refused, TLS), TimeoutError."""
+        """Send; returns once the answer's head is there. Raises OSError (UpstreamBroke, refused, TLS), TimeoutError.
+
+        Only after UpstreamBroke and UpstreamSilent can the upstream have acted on the request.
+        """
         head = [f"{method} {target} HTTP/1.1\r\nHost: ".encode("latin-1"), self._authority, b"\r\n"]
         for name, value in headers:
             head += (name, b": ", value, b"\r\n")
@@ -89,6 +96,9 @@ class Client:
 class Response:
     """One answer: `status` and `raw_headers` at once, the body as it arrives."""
 
+    deployment = ""  # who gave it, where there are several
+    attempts = 1  # requests sent, or tried to send, until it was there
+
     def __init__(self, connection: "_Connection", status: int, raw_headers: tuple[tuple[bytes, bytes], ...]) -> None:
         """Made by the connection when the head is complete."""
         self.status, self.raw_headers = status, raw_headers
@@ -106,7 +116,7 @@ class Response:
         return value.partition(b";")[0].strip().lower().decode("latin-1")
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body as it arrives; raises UpstreamBroke when it ends early, TimeoutError when it stalls."""
+        """The body as it arrives; raises UpstreamBroke when it ends early, UpstreamSilent when it stalls."""
         while True:
             if self._pieces:
                 piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -279,5 +289,5 @@ class _Connection(asyncio.Protocol):
         if silent < self._patience:
             self._timer = loop.call_later(self._patience - silent, self._look)
         else:
-            self._finish(TimeoutError(f"the upstream said nothing for {self._patience:g} s"))
+            self._finish(UpstreamSilent(f"the upstream said nothing for {self._patience:g} s"))
             self.abort()

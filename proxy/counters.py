@@ -5,14 +5,15 @@ counters are written at once, so that a kill leaves them right. The rest is tall
 price, and written by `flush`: up to a second of it dies with a worker. For the event loop's thread only.
 """
 
-import asyncio
 from bisect import bisect_left
 from collections import Counter as Tally
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from proxy.deciding import TEACHER
 from proxy.exchange import Exchange
+from proxy.failover import Health
 
 FLUSH_SECONDS = 1.0
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0)  # seconds
@@ -63,6 +64,12 @@ class Counters:
         self._running = Gauge(
             "stillroom_in_progress", "Exchanges under way", registry=self.registry, multiprocess_mode="livesum"
         )
+        self._open = Gauge(
+            "stillroom_deployment_open", "Workers that leave a deployment alone", ["deployment"],
+            registry=self.registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self._failures = self._count("deployment_failures", "Requests a deployment failed at", "deployment")
+        self._failed: dict[str, int] = {}
         self._now = 0
         self._tally: Tally[Counter] = Tally()
 
@@ -87,6 +94,13 @@ class Counters:
         if exchange.first_byte_ms is not None:
             self._first_byte[by].note(exchange.first_byte_ms / 1000)
 
+    def deployments(self, health: Iterable[Health]) -> None:
+        """How the teacher's deployments are now, where there are several."""
+        for each in health:
+            self._open.labels(each.deployment).set(each.state != "closed")
+            self._failures.labels(each.deployment).inc(each.failures - self._failed.get(each.deployment, 0))
+            self._failed[each.deployment] = each.failures
+
     def flush(self) -> None:
         """Write what was tallied."""
         self._running.set(self._now)
@@ -95,12 +109,6 @@ class Counters:
         self._tally.clear()
         for times in (*self._latency, *self._first_byte):
             times.flush()
-
-    async def flushing(self) -> None:
-        """Flush every second until cancelled; the last flush is the caller's."""
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
-            self.flush()
 
     def _count(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"stillroom_{name}", text, labels, registry=self.registry)

@@ -52,6 +52,8 @@ class Exchange:
     reason: str = ""
     confidence: float | None = None
     fallback: str | None = None
+    deployment: str = ""
+    attempts: int = 0
     first_byte_ms: float | None = None
     latency_ms: float = 0.0
     started: float = field(default_factory=time.perf_counter)
@@ -97,6 +99,8 @@ class Exchange:
             "reason": self.reason,
             "confidence": self.confidence,
             "fallback": self.fallback,
+            "deployment": self.deployment,
+            "attempts": self.attempts,
             "first_byte_ms": self.first_byte_ms,
             "latency_ms": self.latency_ms,
         }

@@ -34,6 +34,7 @@ _RECORD = {
     "response_encoding": "VARCHAR", "response_bytes": "BIGINT", "stream": "BOOLEAN", "partial": "BOOLEAN",
     "error": "VARCHAR", "served_by": "VARCHAR", "reason": "VARCHAR", "confidence": "DOUBLE", "fallback": "VARCHAR",
     "first_byte_ms": "DOUBLE", "latency_ms": "DOUBLE",
+    "tenant": "VARCHAR", "deployment": "VARCHAR", "attempts": "INTEGER",  # not in segments of before
 }  # fmt: skip
 _NULLS = FunctionNullHandling.SPECIAL  # Unknown counts reach the function as None.
 _DERIVED = (

@@ -55,7 +55,13 @@ def _first(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first,)
+def _who_and_where(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("ALTER TABLE exchanges ADD COLUMN tenant VARCHAR")
+    connection.execute("ALTER TABLE exchanges ADD COLUMN deployment VARCHAR")
+    connection.execute("ALTER TABLE exchanges ADD COLUMN attempts INTEGER")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where)
 
 
 def migrate(log: Log) -> int:

@@ -46,6 +46,12 @@ class UpstreamResponse(Protocol):
     @property
     def content_type(self) -> str: ...  # noqa: D102
 
+    @property
+    def deployment(self) -> str: ...  # noqa: D102
+
+    @property
+    def attempts(self) -> int: ...  # noqa: D102
+
     def pieces(self) -> AsyncIterator[bytes]: ...  # noqa: D102
 
     def close(self) -> None: ...  # noqa: D102
@@ -170,6 +176,7 @@ class Relay:
 
     async def _pass_on(self, upstream: UpstreamResponse, exchange: Exchange, send: Send, strip: bool) -> None:
         exchange.status, exchange.response_headers = upstream.status, upstream.raw_headers
+        exchange.deployment, exchange.attempts = upstream.deployment, upstream.attempts
         exchange.stream = upstream.content_type == "text/event-stream"
         strip = strip and exchange.stream and header(upstream.raw_headers, b"content-encoding") is None
         headers = [*response_headers(upstream.raw_headers), *_about(exchange)]

@@ -37,6 +37,16 @@ class ProxySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DeploymentSettings:
+    """`[[teacher.deployments]]`: a further URL that answers the same models, without the `/v1`, and its key."""
+
+    url: str = ""
+    key_env: str = ""
+    client_keys: bool = False
+    """Send clients' own keys to this URL too; it has to be said, as the key was meant for another host."""
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherSettings:
     """`[teacher]`: who answers unless a candidate was proved; `url` comes without the `/v1`."""
 
@@ -46,6 +56,8 @@ class TeacherSettings:
     connect_timeout: float = 10.0
     read_timeout: float = 600.0
     stream_usage: bool = True
+    retries: int = 0
+    deployments: tuple[DeploymentSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class TranslatingTeacher:
 class Translated:
     """A translated answer, in the shape the relay reads from an HTTP client."""
 
+    deployment, attempts = "", 1
+
     def __init__(self, status: int, content_type: bytes, pieces: AsyncIterator[bytes]) -> None:
         """`pieces` is the body."""
         self.status, self._pieces = status, pieces

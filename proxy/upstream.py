@@ -1,6 +1,7 @@
 """Owns the connection to the teacher: one HTTP client per worker that forwards bytes as they came.
 
-Must not parse a body. Hop-by-hop headers (RFC 9110, section 7.6.1) and our own `x-stillroom-*` stay behind.
+Must not parse a body. Hop-by-hop headers (RFC 9110, section 7.6.1) and our own `x-stillroom-*` stay behind;
+so do a client's credentials where the teacher gets a key of ours.
 """
 
 import os
@@ -8,7 +9,7 @@ from urllib.parse import urlsplit
 
 from proxy.client import Client, Response
 from proxy.errors import BadInput
-from proxy.headers import Headers, without
+from proxy.headers import Headers
 from proxy.settings import TeacherSettings
 
 HOP_BY_HOP = frozenset(
@@ -18,6 +19,7 @@ HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 _OURS = b"x-stillroom-"
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 
 
@@ -29,6 +31,7 @@ class Teacher:
         url = urlsplit(settings.url.rstrip("/").removesuffix("/v1"))
         self._prefix = url.path
         self._key = teacher_key(settings)
+        self._not_forwarded = _NOT_FORWARDED | _CREDENTIALS if self._key else _NOT_FORWARDED
         self._client = Client(settings.url, settings.connect_timeout, settings.read_timeout)
 
     async def forward(self, method: str, target: str, headers: Headers, body: bytes) -> Response:
@@ -40,7 +43,7 @@ class Teacher:
         self._client.close()
 
     def _outgoing(self, headers: Headers) -> Headers:
-        dropped = _NOT_FORWARDED | named_by_connection(headers)
+        dropped = self._not_forwarded | named_by_connection(headers)
         kept = [
             (name, value)
             for name, value in headers
@@ -49,20 +52,19 @@ class Teacher:
         if not self._key:
             return kept
         own = (b"Authorization", b"Bearer " + self._key.encode())
-        return [own, *without(kept, b"authorization")]
+        return [own, *kept]
 
 
 def teacher_key(settings: TeacherSettings) -> str:
     """The teacher's key from the environment, or "" where clients bring their own."""
     if not settings.key_env:
         return ""
-    try:
-        key = os.environ[settings.key_env]
-    except KeyError:
+    key = os.environ.get(settings.key_env, "")
+    if not key:  # Set but empty, it would let clients' own keys through.
         raise BadInput(
             f"teacher.key_env names {settings.key_env}, which is not set: export it, or clear the setting "
             "so that clients' own keys are passed through"
-        ) from None
+        )
     if not key.isascii() or not key.isprintable():
         raise BadInput(f"{settings.key_env} holds characters that no key has: a line break at its end, perhaps")
     return key

@@ -6,6 +6,7 @@ from pathlib import Path
 from prometheus_client import Metric
 
 from proxy.counters import DROPPED, FALLBACKS, OTHER, REFUSED, Counters
+from proxy.failover import Health
 from proxy.tracing import Row, attributes
 from proxy.vitals import Observed, Vitals
 
@@ -30,7 +31,9 @@ def registered(metrics: Iterable[Metric]) -> dict[str, tuple[str, set[str]]]:
 def test_the_page_names_every_metric_there_is_and_no_other(tmp_path: Path) -> None:
     everything = Observed(1, 1.0, 1.0, {"shadow": 1}, "up")
     vitals = Vitals(tmp_path, tmp_path, lambda: everything)
-    assert documented() == registered(Counters().registry.collect()) | registered(vitals.collect())
+    counters = Counters()
+    counters.deployments([Health("a.example", "closed", 0)])
+    assert documented() == registered(counters.registry.collect()) | registered(vitals.collect())
 
 
 def test_it_names_every_word_of_a_label() -> None:

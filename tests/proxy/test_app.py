@@ -16,7 +16,7 @@ from proxy.counters import Counters
 from proxy.gateway import Gateway, Tariff
 from proxy.keys import create_key, load_key_ring
 from proxy.replay import create_replay
-from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
+from proxy.settings import DeploymentSettings, ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import closed_segments
 from proxy.traffic_file import Row
 from tests.servers import eventually, free_port, serving
@@ -154,3 +154,17 @@ def test_what_was_counted_is_written_at_the_end(teacher: str, tmp_path: Path, mo
              if sample.name == "stillroom_exchanges_total"]  # fmt: skip
     assert (value("stillroom_requests_total"), sum(ended), value("stillroom_in_progress")) == (2, 2, 0)
     assert value("stillroom_captured_total") == value("stillroom_opted_out_total") == 1
+
+
+def test_it_counts_aloud_every_second(teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.app.FLUSH_SECONDS", 0.01)
+    made: list[Counters] = []
+    monkeypatch.setattr("proxy.app.Counters", lambda: made.append(Counters()) or made[-1])
+    deployments = (DeploymentSettings(f"http://127.0.0.1:{free_port()}", client_keys=True),)
+    settings = TeacherSettings(teacher, deployments=deployments)
+    with serving(create_app(ProxySettings(), settings, SpoolSettings(), tmp_path)) as url:
+        httpx.post(f"{url}/chat/completions", json=ASK)
+        value = made[0].registry.get_sample_value
+        eventually(lambda: value("stillroom_request_bytes_total"))
+        host = deployments[0].url.removeprefix("http://")
+        assert value("stillroom_deployment_open", {"deployment": host}) == 0

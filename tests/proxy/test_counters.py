@@ -1,4 +1,3 @@
-import asyncio
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from proxy.counters import FALLBACKS, OTHER, Counters, fallback_word
 from proxy.exchange import Exchange
+from proxy.failover import Health
 
 DONE = Exchange(
     id="01J", ts=0.0, method="POST", path="/v1/chat/completions", request=b"asked", response=b"answered", status=200,
@@ -162,11 +162,13 @@ def test_what_has_a_known_reason_begins_at_zero() -> None:
     assert set(FALLBACKS.values()).isdisjoint({OTHER})
 
 
-async def test_it_flushes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.counters.FLUSH_SECONDS", 0.001)
+def test_deployments_show_who_is_left_alone_and_how_often_each_failed() -> None:
     counters = Counters()
-    counters.finished(DONE)
-    flushing = asyncio.create_task(counters.flushing())
-    while not counters.registry.get_sample_value("stillroom_request_bytes_total"):
-        await asyncio.sleep(0.001)
-    flushing.cancel()
+    for failures in (3, 5):
+        counters.deployments([Health("a.example", "open", failures), Health("b.example", "closed", 0)])
+    value = counters.registry.get_sample_value
+    seen = [
+        (value("stillroom_deployment_open", label), value("stillroom_deployment_failures_total", label))
+        for label in ({"deployment": "a.example"}, {"deployment": "b.example"})
+    ]
+    assert seen == [(1, 5), (0, 0)]

@@ -92,11 +92,24 @@ async def test_the_clients_key_passes_through_and_ours_replaces_it(monkeypatch: 
         assert [value for name, value in headers if name.lower() == "authorization"] == expected
 
 
+async def test_no_credential_of_a_client_goes_out_with_our_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_TEACHER_KEY", "sk-ours")
+    client = [(b"X-Api-Key", b"sk-a"), (b"api-key", b"sk-b"), (b"AUTHORIZATION", b"Basic sk-c"), (b"x-keys", b"stays")]
+    _, ours, _ = await sent(client, key_env="TEST_TEACHER_KEY")
+    assert names(ours) - {"host", "content-length"} == {"authorization", "x-keys"}
+    assert [value for name, value in ours if "sk-" in value] == ["Bearer sk-ours"]
+    _, theirs, _ = await sent(client)
+    assert [value for _, value in theirs if "sk-" in value] == ["sk-a", "sk-b", "Basic sk-c"]
+
+
 async def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEST_TEACHER_KEY", raising=False)
     with pytest.raises(BadInput, match="names TEST_TEACHER_KEY, which is not set: export it"):
         teacher_key(TeacherSettings(key_env="TEST_TEACHER_KEY"))
     assert teacher_key(TeacherSettings()) == ""
+    monkeypatch.setenv("TEST_TEACHER_KEY", "")  # Would let clients' own keys through, against the setting.
+    with pytest.raises(BadInput, match="names TEST_TEACHER_KEY, which is not set: export it"):
+        teacher_key(TeacherSettings(key_env="TEST_TEACHER_KEY"))
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])

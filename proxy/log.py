@@ -104,7 +104,7 @@ def open_log(settings: LogSettings, home: Path, read_only: bool = False) -> Log:
     statement = f"ATTACH {_quoted(f'ducklake:{catalog}')} AS lake ({', '.join(options)})"
     try:
         _retrying(lambda: connection.execute(statement))
-    except duckdb.Error as error:
+    except (duckdb.Error, Unavailable) as error:
         connection.close()
         raise Unavailable(f"the log at {catalog} cannot be opened: {str(error).splitlines()[0]}") from None
     connection.execute("USE lake")

@@ -117,6 +117,8 @@ def test_traffic_flows_whatever_the_log_is_like(tmp_path: Path, damage: str) -> 
         answer = httpx.post(f"{url}/v1/chat/completions", json=ASKED, timeout=60)
         assert answer.content.endswith(b"data: [DONE]\n\n")
         assert eventually(lambda: said[damage] in (tmp_path / "serve.log").read_text(), 60)
+        if damage == "garbage":
+            assert eventually(lambda: list((home / "spool" / "ingested").glob("*.ndjson")), 60)
     assert [record["id"] for record in recorded(tmp_path)] == [answer.headers["x-stillroom-exchange"]]
     if damage == "garbage":
         rows = open_log(LogSettings(), home, read_only=True).query("SELECT id FROM exchanges")

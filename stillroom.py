@@ -195,6 +195,22 @@ def keys(arguments: argparse.Namespace) -> int:
     return _show(arguments, {"name": name, "key": secret}, _sentence("{key}"))
 
 
+def erase(arguments: argparse.Namespace) -> int:
+    """Erase an end user's exchanges, and name the students that learned from them."""
+    from distiller.erase import erase as run
+    from distiller.terminal import erased_summary
+
+    settings = load_settings(arguments.config)
+    _log(settings).close()  # Says so where there is none.
+    if not arguments.user:
+        raise BadInput("say whose exchanges: stillroom erase --user ID")
+    if not arguments.yes:
+        question = f"Erase everything of {arguments.user!r} for good? Type yes: "
+        if not sys.stdin.isatty() or input(question) != "yes":
+            raise BadInput("nothing was erased: confirm with --yes")
+    return _show(arguments, run(settings, arguments.user), erased_summary)
+
+
 def replay_teacher(arguments: argparse.Namespace) -> int:
     """Answer recorded prompts as the recorded teacher did."""
     import uvicorn
@@ -374,8 +390,8 @@ def _sentence(text: str) -> Callable[[dict[str, str]], None]:
 COMMANDS: Mapping[str, Command] = {
     command.__name__.replace("_", "-"): command
     for command in (
-        serve, worker, controller, demo, tasks, distill, certificate, promote, rollback, keys, status, report, sql,
-        replay_teacher, doctor,
+        serve, worker, controller, demo, tasks, distill, certificate, promote, rollback, keys, erase, status, report,
+        sql, replay_teacher, doctor,
     )
 }  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""Owns a student's folder on disk: complete, named by its content, never changed. Knows nothing of what the files mean.
+"""Owns a student's folder on disk: complete, named by its content. Knows nothing of what the files mean.
+
+It never changes, but for what must not be kept any longer (`amend`): then the manifest says so, and the id stays.
 
 students/student-3fa9.../
     ...              weights, tokenizer, template, lineage, evaluation, whatever was sealed in
@@ -39,8 +41,8 @@ def seal(folder: Path, students: Path, manifest: Mapping[str, Any]) -> Bundle:
     sums = _sums(folder)
     if not sums:
         raise BadInput(f"{folder} holds no files to seal")
-    text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-    identity = "student-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    text = _sums_text(sums)
+    identity = _identity(text)
     target = students / identity
     if (target / MANIFEST).exists():
         bundle = load_bundle(target)
@@ -64,16 +66,51 @@ def load_bundle(path: Path) -> Bundle:
         if not (path / name).is_file():
             raise BadInput(f"{path} is not a finished student: {name} is missing; distill it again")
     stored, text = _read_manifest(path / MANIFEST), (path / SUMS).read_text()
-    identity = "student-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    amended = stored.get("amended", {})
+    listed = _listed(text)
+    sealed = listed | {name: digests["sealed"] for name, digests in amended.items()}
+    identity = _identity(_sums_text(sealed))
     if stored["id"] != identity:
         raise BadInput(f"{path / SUMS} was changed: it does not give the id {stored['id']}; restore or distill again")
-    listed = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
     found = _sums(path)
+    # An amendment that was interrupted has left the file as it was sealed.
+    listed |= {name: found[name] for name, digests in amended.items() if found.get(name) in digests.values()}
     for name in sorted(listed.keys() | found.keys()):
         if listed.get(name) != found.get(name):
             what = "is not part of it" if name not in listed else "is missing" if name not in found else "was changed"
             raise BadInput(f"student {identity}: {path / name} {what}; restore the folder or distill again")
     return Bundle(identity, path, stored["manifest"])
+
+
+def amend(path: Path, name: str, content: bytes, manifest: Mapping[str, Any]) -> None:
+    """Replaces one sealed file and the manifest; what the file was sealed as stays on record, so the id still holds.
+
+    The file comes last: whoever finds it as it was, after a crash, does the same again.
+    """
+    stored, listed = _read_manifest(path / MANIFEST), _listed((path / SUMS).read_text())
+    amended = stored.get("amended", {})
+    sealed = amended[name]["sealed"] if name in amended else listed[name]
+    now = hashlib.sha256(content).hexdigest()
+    _write_manifest(path, stored["id"], manifest, amended | {name: {"sealed": sealed, "now": now}})
+    _replace(path / SUMS, _sums_text(listed | {name: now}).encode())
+    _replace(path / name, content)
+
+
+def _identity(text: str) -> str:
+    return "student-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest as it was given to `seal` or `amend`, without a look at the files; BadInput if it was changed."""
+    return dict(_read_manifest(path / MANIFEST)["manifest"])
+
+
+def _sums_text(sums: Mapping[str, str]) -> str:
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+
+
+def _listed(text: str) -> dict[str, str]:
+    return {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
 
 
 def _sums(folder: Path) -> dict[str, str]:
@@ -95,15 +132,23 @@ def _open_to_all(folder: Path) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _write_manifest(folder: Path, identity: str, manifest: Mapping[str, Any]) -> None:
+def _write_manifest(
+    folder: Path, identity: str, manifest: Mapping[str, Any], amended: Mapping[str, Any] | None = None
+) -> None:
     """Puts the manifest in place in one step, with a digest of itself since SHA256SUMS cannot list it."""
-    body = {"id": identity, "manifest": dict(manifest)}
-    scratch = folder / f".{MANIFEST}"
-    scratch.write_text(json.dumps(body | {"sha256": _digest(body)}, indent=2, sort_keys=True) + "\n")
-    _sync_one(scratch)
-    scratch.replace(folder / MANIFEST)
-    _sync_one(folder)
+    body = {"id": identity, "manifest": dict(manifest)} | ({"amended": dict(amended)} if amended else {})
+    text = json.dumps(body | {"sha256": _digest(body)}, indent=2, sort_keys=True) + "\n"
+    _replace(folder / MANIFEST, text.encode())
     _sync_one(folder.parent)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f".{path.name}")
+    scratch.write_bytes(content)
+    scratch.chmod(0o644)
+    _sync_one(scratch)
+    scratch.replace(path)
+    _sync_one(path.parent)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

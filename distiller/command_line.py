@@ -48,6 +48,10 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     made.add_argument("--tokens-per-minute", type=int, metavar="N", help="prompts and answers")
     made.add_argument("--budget", type=float, metavar="USD", help="US dollars a calendar month (UTC)")
     made.add_argument("--no-capture", action="store_true", help="record nothing of what this key is used for")
+    made = add("erase", "stillroom erase --user customer-1234 --yes", shared, scripted)
+    named = "as a request's user, safety_identifier or metadata.user_id, or the name of a key"
+    made.add_argument("--user", required=True, metavar="ID", help=named)
+    made.add_argument("--yes", action="store_true", help="do not ask")
     add("status", "stillroom status --json", shared, scripted)
     add("report", "stillroom report --json", shared, scripted)
     made = add("sql", 'stillroom sql "select task, count(*) from exchanges group by all"', shared, scripted)

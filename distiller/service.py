@@ -13,20 +13,22 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import duckdb
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from distiller.base import compute_dtype
 from distiller.serving import Engine, EngineSettings, EngineStatus, Golden
 from distiller.settings import Settings
-from distiller.upkeep import keep_backups, opened
+from distiller.upkeep import keep_backups, maintain_log, opened
 from proxy.admin import create_admin, serve_admin
 from proxy.deployments import connect
-from proxy.errors import BadInput
+from proxy.errors import BadInput, StillroomError
 from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
@@ -48,6 +50,7 @@ CHECK_SECONDS = 30  # between two looks whether a task has enough new exchanges
 ENGINE_SECONDS = 2.0  # between two looks whether the engine should serve other students
 CHARGE_SECONDS = 60.0
 STAGES = (SHADOW, CANARY, LIVE, RETIRED)
+MAINTAIN_SECONDS = 3600  # between two runs of maintenance; small files must not pile up for a day
 
 
 async def run_controller(
@@ -139,8 +142,9 @@ class _Service:
             self._charge(charged, force=True)
 
     def schedule(self) -> AsyncIOScheduler:
-        """The jobs: retraining by cron, and when a task has enough new exchanges."""
+        """The jobs: maintenance, retraining by cron, and when a task has enough new exchanges."""
         scheduler = AsyncIOScheduler()
+        scheduler.add_job(self._maintain, "interval", seconds=MAINTAIN_SECONDS, max_instances=1, coalesce=True)
         options = self._settings.distiller
         if options.schedule:
             try:
@@ -153,6 +157,13 @@ class _Service:
                 self._distill_due, "interval", seconds=CHECK_SECONDS, args=[options.new_exchanges], max_instances=1
             )
         return scheduler
+
+    async def _maintain(self) -> None:
+        """Retention, compaction and what is still to be erased, beside the loop, which must not wait for them."""
+        try:
+            await asyncio.to_thread(maintain_log, self._settings, datetime.now(UTC))
+        except (StillroomError, duckdb.Error, OSError) as error:
+            _log.error("maintenance failed, trying again: %s", str(error).splitlines()[0] if str(error) else error)
 
     async def _distill_due(self, fewest: int) -> None:
         """Distill, one after the other, every task with at least `fewest` exchanges its newest student did not see."""

@@ -136,6 +136,8 @@ def load_settings(path: Path | None) -> Settings:
 def _check(settings: Settings) -> None:
     if not settings.teacher.url.startswith(("http://", "https://")):
         raise BadInput(f"teacher.url must start with http:// or https://, not {settings.teacher.url!r}")
+    if settings.log.keep_days < 0:
+        raise BadInput("log.keep_days must be 0 (for ever) or more")
     if settings.serving.device not in ("cpu", "gpu"):
         raise BadInput(f"serving.device must be cpu or gpu, not {settings.serving.device!r}")
     shares = {"margin": settings.router.margin, "alpha": settings.router.alpha}

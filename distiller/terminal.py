@@ -5,7 +5,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +14,9 @@ from rich.table import Table
 from proxy.keys import Key
 from proxy.limits import Standing
 from router.ledger import Report, TaskLine
+
+if TYPE_CHECKING:  # duckdb comes with it.
+    from distiller.erase import Erased
 
 
 def as_json(value: Any) -> str:
@@ -136,6 +139,23 @@ def keys_table(lines: Sequence[tuple[Key, Standing]]) -> None:
             "yes" if key.capture else "no", key.revoked or "-",
         )  # fmt: skip
     Console().print(table)
+
+
+def erased_summary(done: "Erased") -> None:
+    """`stillroom erase`: what is gone, and what is left to do."""
+    console = Console()
+    if not done.exchanges and not done.spooled and not done.learned:
+        console.print("nothing of this user was found")
+    else:
+        console.print(
+            f"gone: {done.exchanges} exchanges from the log, {done.spooled} records from the spool, "
+            f"{done.answers} answers from verdicts, {done.holdout} holdout rows and {done.golden} golden prompts from "
+            f"students; {done.files} files freed; {done.charges} charges stay, without their exchange"
+        )
+    for one in done.learned:
+        console.print(f"{one.student} ({one.stage}) learned from {one.exchanges} of them: {one.advice}", soft_wrap=True)
+    for note in done.notes:
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def _limit(count: int | None) -> str:

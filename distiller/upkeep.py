@@ -1,4 +1,4 @@
-"""Owns what keeps the log well while the controller runs: opening it when it can be opened, and copies of its catalog.
+"""Owns what keeps the log well while the controller runs: opening it, copies of its catalog, maintenance.
 
 Must not know what the log is used for; traffic never waits for any of this.
 """
@@ -7,14 +7,17 @@ import asyncio
 import logging
 import math
 import time
+from datetime import datetime
 
 import duckdb
 
+from distiller.erase import redo
 from distiller.settings import Settings
 from proxy.backup import back_up
 from proxy.errors import BadInput, StillroomError
 from proxy.log import Log, catalog_file
 from proxy.repair import working_log
+from proxy.retention import maintain
 from proxy.spool import Room
 from proxy.waiting import pause
 
@@ -58,3 +61,12 @@ async def keep_backups(log: Log, settings: Settings, stop: asyncio.Event) -> Non
         except (OSError, duckdb.Error) as error:
             _log.error("no backup was made: %s", str(error).splitlines()[0])
         await pause(stop, LOOK_SECONDS)
+
+
+def maintain_log(settings: Settings, now: datetime) -> None:
+    """One run of maintenance: retention, compaction, and what is still to be erased."""
+    done = maintain(settings.log, settings.folder, settings.log.keep_days, now)
+    _log.info("maintenance: %d exchanges were too old and dropped, %d files freed", done.dropped, done.files)
+    for late in redo(settings, now):
+        names = ", ".join(one.student for one in late.learned) or "no student"
+        _log.warning("%d late exchanges of an erased user were erased; %s learned from them", late.exchanges, names)

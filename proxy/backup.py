@@ -39,6 +39,13 @@ def back_up(catalog: Path) -> Path:
     return kept
 
 
+def renew(catalog: Path) -> None:
+    """Make a copy and delete the older ones, which hold or need what is gone from the log; raises as `back_up` does."""
+    back_up(catalog)
+    for old in backups(catalog)[1:]:
+        old.unlink(missing_ok=True)
+
+
 def backups(catalog: Path) -> list[Path]:
     """The copies there are, newest first."""
     return sorted((catalog.parent / "backups").glob("*.sqlite"), reverse=True)

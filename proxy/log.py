@@ -108,6 +108,7 @@ def open_log(settings: LogSettings, home: Path, read_only: bool = False) -> Log:
         connection.close()
         raise Unavailable(f"the log at {catalog} cannot be opened: {str(error).splitlines()[0]}") from None
     connection.execute("USE lake")
+    connection.execute("SET TimeZone = 'UTC'")  # Or days, and so partitions, would be those of whoever writes.
     return Log(connection)
 
 

@@ -4,11 +4,13 @@ An older log is brought up to date, a newer one is refused. Never edit an entry 
 Money is US dollars; NULL money means unpriced, never zero.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import duckdb
 
 from proxy.errors import Refused
+from proxy.ids import ulid
 from proxy.log import Log
 
 Migration = Callable[[duckdb.DuckDBPyConnection], None]
@@ -63,6 +65,13 @@ def _who_and_where(connection: duckdb.DuckDBPyConnection) -> None:
 
 MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where)
 
+# A changed table has a second place inside the catalog for small writes. The first goes when it is next emptied, and
+# then connections opened before cannot read the table any more, until the schema changes again: so both are done now.
+_ATTEMPTS = 20
+_TWO_PLACES = """
+SELECT 1 FROM __ducklake_metadata_lake.ducklake_inlined_data_tables GROUP BY table_id HAVING count(*) > 1
+"""
+
 
 def migrate(log: Log) -> int:
     """Bring the log up to the newest version and return it; Refused when the log is newer than this program."""
@@ -72,7 +81,23 @@ def migrate(log: Log) -> int:
         raise Refused(f"the log is at version {done}, this program knows {len(MIGRATIONS)}: update Stillroom")
     for number, migration in enumerate(MIGRATIONS[done:], done + 1):
         log.transaction(lambda c, n=number, m=migration: _apply(c, n, m))  # type: ignore[misc]
+    _one_place(log)
     return len(MIGRATIONS)
+
+
+def _one_place(log: Log) -> None:
+    """Empty first places, and have every open connection look at the schema again, which any change of it does."""
+    seen = False
+    for _ in range(_ATTEMPTS):
+        if not log.query(_TWO_PLACES):
+            break
+        seen = True
+        with contextlib.suppress(duckdb.Error):  # Another process was first.
+            log.query("CALL ducklake_flush_inlined_data('lake')")
+    if seen:
+        name = f"changed_{ulid()}"
+        log.query(f"CREATE TABLE {name} (i INTEGER)")
+        log.query(f"DROP TABLE {name}")
 
 
 def version(log: Log) -> int:

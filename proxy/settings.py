@@ -81,10 +81,11 @@ class SpoolSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """`[log]`: DuckLake catalog and data path; empty means SQLite and Parquet under the home folder."""
+    """`[log]`: DuckLake catalog and data path; empty means SQLite and Parquet under the home folder; days to keep."""
 
     catalog: str = ""
     data: str = ""
+    keep_days: int = 0
 
 
 @dataclass(frozen=True, slots=True)

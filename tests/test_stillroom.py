@@ -39,6 +39,7 @@ def test_every_command_in_the_readme_exists() -> None:
         (["replay-teacher", "--traffic", "broken.jsonl"], "line 2"),
         (["demo", "--traffic", "broken.jsonl"], "line 2"),
         (["demo", "--folder", "thesis"], "not a demo's"),
+        (["erase", "--user", "x", "--yes"], "there is no log"),
         (["keys", "create"], "say whose key: stillroom keys create NAME"),
         (["keys", "revoke", "nobody"], "no key 'nobody' to revoke"),
     ],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distiller.bundle import Bundle, load_bundle, seal
+from distiller.bundle import Bundle, amend, load_bundle, read_manifest, seal
 from proxy.errors import BadInput
 
 
@@ -112,3 +112,28 @@ def test_links_and_empty_folders_are_refused(tmp_path):
     (folder / "link").symlink_to(folder / "card.md")
     with pytest.raises(BadInput, match="symbolic link"):
         seal(folder, tmp_path / "students", {})
+
+
+def test_a_file_can_be_amended_and_the_id_still_holds(sealed):
+    amend(sealed.path, "card.md", b"# less\n", {"task": "mail", "cut": 1})
+    amend(sealed.path, "card.md", b"#\n", {"task": "mail", "cut": 2})
+    again = load_bundle(sealed.path)
+    assert (again.id, again.manifest) == (sealed.id, {"task": "mail", "cut": 2})
+    assert read_manifest(sealed.path) == {"task": "mail", "cut": 2}
+    checked = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=sealed.path, capture_output=True)
+    assert checked.returncode == 0
+    assert not list(sealed.path.glob(".*"))
+
+
+def test_an_amended_file_cannot_be_tampered_with(sealed):
+    amend(sealed.path, "card.md", b"# less\n", {})
+    (sealed.path / "card.md").write_text("# more\n")
+    with pytest.raises(BadInput, match=r"card\.md was changed"):
+        load_bundle(sealed.path)
+
+
+def test_an_amendment_that_was_interrupted_leaves_a_whole_student(sealed):
+    before = (sealed.path / "card.md").read_bytes()
+    amend(sealed.path, "card.md", b"# less\n", {})
+    (sealed.path / "card.md").write_bytes(before)
+    assert load_bundle(sealed.path).id == sealed.id

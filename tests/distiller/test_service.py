@@ -1,6 +1,6 @@
 import asyncio
 import socket
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from distiller.service import _Service, due, run_controller
 from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput, Unavailable
+from proxy.freeing import maintaining
 from proxy.log import Log, open_log
 from proxy.migrations import migrate
 from proxy.settings import LogSettings
@@ -36,8 +37,23 @@ def test_a_task_is_due_by_what_its_newest_student_never_saw(log: Log) -> None:
 def test_the_schedule_holds_what_was_asked_for(log: Log) -> None:
     options = DistillerSettings(schedule="0 3 * * 0", new_exchanges=500)
     jobs = _Service(log, Settings(distiller=options), None).schedule().get_jobs()
-    assert sorted(tuple(job.args) for job in jobs) == [(1,), (500,)]
-    assert _Service(log, Settings(), None).schedule().get_jobs() == []
+    assert sorted(tuple(job.args) for job in jobs) == [(), (1,), (500,)]
+    assert [tuple(job.args) for job in _Service(log, Settings(), None).schedule().get_jobs()] == [()]
+
+
+def test_maintenance_drops_what_is_too_old(log: Log, tmp_path: Path) -> None:
+    insert(log, ["old"], ts=datetime.now(UTC) - timedelta(days=91))
+    fresh = insert(log, ["fresh"], ts=datetime.now(UTC) - timedelta(days=89))
+    asyncio.run(_Service(log, Settings(home=str(tmp_path), log=LogSettings(keep_days=90)), None)._maintain())
+    assert log.query("SELECT id FROM exchanges") == [(fresh[0],)]
+
+
+def test_maintenance_that_cannot_be_does_not_end_the_controller(
+    log: Log, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with maintaining(tmp_path, 0):
+        asyncio.run(_Service(log, Settings(home=str(tmp_path), log=LogSettings(keep_days=90)), None)._maintain())
+    assert "maintenance failed, trying again" in caplog.text
 
 
 def test_a_bad_cron_expression_is_refused(log: Log) -> None:

@@ -3,7 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from distiller.terminal import as_json, keys_table, money, progress, report_table, status_table, tasks_table
+from distiller.erase import Erased, Learned
+from distiller.terminal import (
+    as_json,
+    erased_summary,
+    keys_table,
+    money,
+    progress,
+    report_table,
+    status_table,
+    tasks_table,
+)
 from proxy.keys import Key
 from proxy.limits import Limits, Standing
 from router.ledger import Report, TaskLine
@@ -60,3 +70,14 @@ def test_keys_show_limits_and_what_was_spent(
     for cell in ("60", "90,000", "$5.0000", "$1.2500 ($0.2500 estimated)", "$0.5000", "no"):
         assert f" {cell} " in shown[0]
     assert "$" not in shown[1]
+
+
+def test_an_erasure_names_the_students_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    student = Learned("student-1", "triage", "live", 12, "stillroom rollback triage --reason 'a user was erased'")
+    erased_summary(Erased(31, 2, 31, 32, 1, 1, 9, (student,), ("one note",)))
+    shown = capsys.readouterr().out
+    assert "31 exchanges from the log" in shown
+    assert "student-1 (live) learned from 12 of them: stillroom rollback triage" in shown
+    assert "note: one note" in shown
+    erased_summary(Erased(0, 0, 0, 0, 0, 0, 0, (), ()))
+    assert capsys.readouterr().out == "nothing of this user was found\n"

@@ -274,3 +274,15 @@ def test_others_files_in_the_folders_are_left_alone(log: Log, tmp_path: Path) ->
         (spool / name).write_text("mine")
     assert Ingest(log, spool, -1, ten_dollars).run() == 0
     assert len([path for path in spool.rglob("*") if path.is_file()]) == 3
+
+
+def test_tenants_arrive_and_older_segments_have_none(log: Log, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    writer = SpoolWriter(spool, 1 << 30, 3600)
+    older = json.loads(exchange().line(Redactor(SECRETS_ONLY)))
+    older.pop("tenant", None)
+    for record in (older, older | {"id": "z", "tenant": "team"}):
+        writer.append(json.dumps(record).encode() + b"\n")
+        writer.rotate()
+    Ingest(log, spool, 7, ten_dollars).run()
+    assert log.query("SELECT tenant FROM exchanges ORDER BY id") == [(None,), ("team",)]

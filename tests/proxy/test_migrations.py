@@ -39,6 +39,41 @@ def test_from_nothing_and_again_it_comes_to_the_newest(tmp_path: Path) -> None:
     assert log.snapshot() == before
 
 
+def test_a_log_of_the_first_version_keeps_its_rows_and_gets_tenants(tmp_path: Path) -> None:
+    log = open_log(LogSettings(), tmp_path)
+    log.query("CREATE TABLE migrations (number INTEGER, ts TIMESTAMPTZ)")
+    log.transaction(MIGRATIONS[0])
+    log.query("INSERT INTO migrations VALUES (1, now())")
+    log.query("INSERT INTO exchanges BY NAME SELECT range::VARCHAR AS id, now() AS ts FROM range(3)")
+    assert migrate(log) == len(MIGRATIONS)
+    log.query("INSERT INTO exchanges BY NAME SELECT '3' AS id, now() AS ts, 'team' AS tenant")
+    assert log.query("SELECT id, tenant FROM exchanges ORDER BY id") == [
+        ("0", None),
+        ("1", None),
+        ("2", None),
+        ("3", "team"),
+    ]
+
+
+def test_emptying_the_catalog_later_blinds_no_open_connection(tmp_path: Path) -> None:
+    log = open_log(LogSettings(), tmp_path)
+    migrate(log)
+    log.query("INSERT INTO exchanges BY NAME SELECT '1' AS id, now() AS ts")
+    open_log(LogSettings(), tmp_path).query("CALL ducklake_flush_inlined_data('lake')")
+    log.query("INSERT INTO exchanges BY NAME SELECT '2' AS id, now() AS ts")
+    assert log.query("SELECT id FROM exchanges ORDER BY id") == [("1",), ("2",)]
+
+
+def test_who_had_the_log_open_before_a_migration_still_reads_it(tmp_path: Path) -> None:
+    log = open_log(LogSettings(), tmp_path)
+    log.query("CREATE TABLE migrations (number INTEGER, ts TIMESTAMPTZ)")
+    log.transaction(MIGRATIONS[0])
+    log.query("INSERT INTO migrations VALUES (1, now())")
+    log.query("INSERT INTO exchanges BY NAME SELECT '1' AS id, now() AS ts")
+    migrate(open_log(LogSettings(), tmp_path))
+    assert log.query("SELECT id, tenant FROM exchanges") == [("1", None)]
+
+
 def test_two_at_once_apply_each_migration_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MIGRATE, str(tmp_path)]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -71,5 +106,5 @@ def test_exchanges_are_partitioned_by_day(tmp_path: Path) -> None:
             "INSERT INTO exchanges BY NAME SELECT range::VARCHAR AS id, ?::TIMESTAMPTZ AS ts FROM range(2000)",
             [f"2026-03-0{day} 12:00:00+00"],
         )
-    folders = {path.parent.name for path in tmp_path.rglob("*.parquet")}
+    folders = {path.parent.name for path in (tmp_path / "log" / "data" / "main" / "exchanges").rglob("*.parquet")}
     assert folders == {"day=1", "day=2"}

@@ -49,8 +49,8 @@ def test_a_whole_number_is_taken_for_a_float() -> None:
         (
             ProxySettings,
             {"zzz": 1},
-            "unknown setting 'zzz': known here: answer_tokens, context_tokens, drain_seconds, host, keys, max_body_mb, port, "
-            "workers",
+            "unknown setting 'zzz': known here: answer_tokens, context_tokens, drain_seconds, host, keys, "
+            "max_body_mb, port, workers",
         ),
         (ProxySettings, {"port": "80"}, "setting 'port' must be of type int, not str ('80')"),
         (ProxySettings, {"port": True}, "setting 'port' must be of type int, not bool (True)"),

@@ -1,0 +1,180 @@
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from distiller.bundle import load_bundle
+from distiller.erase import erase, redo
+from distiller.settings import Settings
+from proxy.backup import back_up
+from proxy.errors import Unavailable
+from proxy.exchange import Exchange
+from proxy.ids import ulid
+from proxy.ingest import Ingest
+from proxy.log import Log, open_log
+from proxy.migrations import migrate
+from proxy.patterns import SECRETS_ONLY, Redaction
+from proxy.redact import Redactor
+from proxy.settings import LogSettings, SpoolSettings
+from proxy.spool import SpoolWriter
+from router.controller import only_one
+from router.registry import RETIRED, candidates
+from tests.distiller.test_holdings import golden, sealed
+from tests.proxy.test_freeing import holding
+from tests.router.conftest import TASK, chat, known, ten_dollars
+from tests.servers import eventually
+
+CANARY = "~canary"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    log = open_log(LogSettings(), tmp_path)
+    migrate(log)
+    return log
+
+
+def home(tmp_path: Path, **changes: Any) -> Settings:
+    return Settings(home=str(tmp_path), **changes)
+
+
+def line(user: str, text: str, ts: float | None = None) -> tuple[str, bytes]:
+    """One record as a worker spools it; the user's id, and the exchange's."""
+    body = json.dumps({"model": "gpt-4o", "messages": chat(text), "user": user}).encode()
+    answer = {"choices": [{"message": {"content": f"answer to {text}"}, "finish_reason": "stop"}], "usage": {
+        "prompt_tokens": 10, "completion_tokens": 2}}  # fmt: skip
+    one = Exchange(
+        ulid(), ts or datetime.now(UTC).timestamp(), "POST", "/v1/chat/completions", task=TASK, request=body,
+        status=200, response=json.dumps(answer).encode(),
+    )  # fmt: skip
+    return one.id, one.line(Redactor(SECRETS_ONLY))
+
+
+def spooled(tmp_path: Path, *lines: bytes) -> SpoolWriter:
+    writer = SpoolWriter(tmp_path / "spool", 1 << 30, 3600)
+    for one in lines:
+        writer.append(one)
+    writer.rotate()
+    return writer
+
+
+def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: Path) -> None:
+    mine = [line("ann", f"{CANARY} {number}") for number in range(30)]
+    others = [line("bob", f"stays {number}") for number in range(30)]
+    spooled(tmp_path, *[one for pair in zip(mine, others, strict=True) for _, one in pair])
+    Ingest(log, tmp_path / "spool", 7, ten_dollars).run()
+    late = line("ann", f"{CANARY} in the spool")
+    spooled(tmp_path, late[1])
+    (tmp_path / "spool" / "quarantine").mkdir()
+    (tmp_path / "spool" / "quarantine" / "x.ndjson").write_bytes(line("ann", CANARY)[1][:-300])
+    bundle = sealed(tmp_path / "students", "one", [mine[0][0], others[0][0]], [mine[1][0]], [f"{CANARY} 1", "stays 1"])
+    known(log, bundle.id, card=dict(bundle.manifest["card"]), bundle=str(bundle.path))
+    log.query("INSERT INTO verdicts (exchange, verdict, answer) VALUES (?, 0.5, ?)", [mine[2][0], CANARY])
+    back_up(tmp_path / "log" / "catalog.sqlite")
+    (tmp_path / "log" / "damaged-1").mkdir()
+    (tmp_path / "log" / "damaged-1" / "catalog.sqlite").write_text(CANARY)
+    assert holding(tmp_path, CANARY)
+    done = erase(home(tmp_path), "ann")
+    assert holding(tmp_path, CANARY) == set()
+    found = log.query("SELECT id FROM exchanges ORDER BY id")
+    assert [row[0] for row in found] == sorted(identity for identity, _ in others)
+    assert (done.exchanges, done.answers, done.charges, done.spooled) == (31, 1, 31, 32)
+    assert (done.holdout, done.golden, done.files > 0) == (1, 1, True)
+    ((count, linked, usd),) = log.query("SELECT count(*), count(exchange), sum(usd) FROM spend WHERE kind = 'teacher'")
+    assert (count, linked, usd >= 600) == (61, 30, True)
+    assert log.query("SELECT verdict, answer FROM verdicts") == [(0.5, None)]
+    (learned,) = done.learned
+    assert (learned.student, learned.stage, learned.exchanges) == (bundle.id, "shadow", 1)
+    assert learned.advice.startswith(f"stillroom rollback {TASK} ")
+    assert (
+        load_bundle(bundle.path).manifest["card"]["golden"] == candidates(log)[0].card["golden"] == [golden("stays 1")]
+    )
+    again = erase(home(tmp_path), "ann")
+    assert (again.exchanges, again.spooled, [one.student for one in again.learned]) == (0, 0, [bundle.id])
+
+
+def test_nobody_is_found_and_nothing_changes(log: Log, tmp_path: Path) -> None:
+    spooled(tmp_path, line("bob", "stays")[1])
+    Ingest(log, tmp_path / "spool", 7, ten_dollars).run()
+    done = erase(home(tmp_path, redaction=Redaction(emails=True)), "nobody@example.com")
+    assert (done.exchanges, done.spooled, done.learned) == (0, 0, ())
+    assert any("redaction replaces this id" in note for note in done.notes)
+    assert log.query("SELECT count(*) FROM exchanges") == [(1,)]
+
+
+def test_a_student_without_golden_prompts_is_served_no_more(log: Log, tmp_path: Path) -> None:
+    identity, one = line("ann", "hers")
+    spooled(tmp_path, one)
+    Ingest(log, tmp_path / "spool", 7, ten_dollars).run()
+    bundle = sealed(tmp_path / "students", "one", [], [identity], ["hers"])
+    known(log, bundle.id, card=dict(bundle.manifest["card"]))
+    assert erase(home(tmp_path), "ann").golden == 1
+    (candidate,) = candidates(log)
+    assert (candidate.stage, candidate.card["golden"]) == (RETIRED, [])
+
+
+def test_an_exchange_under_way_and_a_student_made_meanwhile_are_found_later(log: Log, tmp_path: Path) -> None:
+    began = datetime.now(UTC).timestamp()
+    identity, learned = line("ann", CANARY)
+    spooled(tmp_path, learned)
+    erase(home(tmp_path), "ann")
+    assert log.query("SELECT count(*) FROM exchanges") == [(0,)]
+    now = datetime.now(UTC)
+    assert redo(home(tmp_path), now) == []
+    late, after = line("ann", CANARY, began), line("ann", "came back", now.timestamp() + 1)
+    spooled(tmp_path, late[1], after[1])
+    Ingest(log, tmp_path / "spool", 7, ten_dollars).run()
+    bundle = sealed(tmp_path / "students", "one", [identity], [], [CANARY])
+    (done,) = redo(home(tmp_path), now + timedelta(hours=1))
+    assert (done.exchanges, done.spooled, done.golden, done.learned[0].student) == (1, 1, 1, bundle.id)
+    assert holding(tmp_path, CANARY) == set()
+    assert log.query("SELECT id FROM exchanges") == [(after[0],)]
+    assert "ann" not in (tmp_path / "state" / "erasures.json").read_text()
+    redo(home(tmp_path), now + timedelta(days=2))
+    assert json.loads((tmp_path / "state" / "erasures.json").read_text()) == []
+
+
+def test_a_segment_still_being_written_is_waited_for(log: Log, tmp_path: Path) -> None:
+    writer = spooled(tmp_path)
+    writer.append(line("ann", CANARY)[1])
+    done: list[Any] = []
+    erasing = threading.Thread(target=lambda: done.append(erase(home(tmp_path), "ann")))
+    erasing.start()
+    eventually((tmp_path / "state" / "erasures.json").exists)
+    assert not done
+    writer.rotate()
+    erasing.join()
+    assert done[0].exchanges == 1
+    assert holding(tmp_path, CANARY) == set()
+
+
+def test_what_the_controller_does_not_ingest_is_said(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spooled(tmp_path, line("ann", CANARY)[1])
+    monkeypatch.setattr("distiller.erase._PATIENCE", 0.3)
+    with only_one(tmp_path), pytest.raises(Unavailable, match="segments nobody ingests"):
+        erase(home(tmp_path, spool=SpoolSettings(rotate_seconds=0.0)), "ann")
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.sampled_from(["ann", "bob", "Ann", "ann ", "né"]), min_size=1, max_size=30))
+def test_nobody_elses_exchange_is_missing(tmp_path_factory: pytest.TempPathFactory, users: list[str]) -> None:
+    tmp_path = tmp_path_factory.mktemp("home")
+    log = open_log(LogSettings(), tmp_path)
+    migrate(log)
+    lines = [(user, *line(user, f"{number}")) for number, user in enumerate(users)]
+    spooled(tmp_path, *[one for _, _, one in lines])
+    done = erase(home(tmp_path), "ann")
+    wanted = sorted(identity for user, identity, _ in lines if user != "ann")
+    assert [row[0] for row in log.query("SELECT id FROM exchanges ORDER BY id")] == wanted
+    assert done.exchanges == users.count("ann")
+    kept = [
+        json.loads(text)["id"]
+        for path in (tmp_path / "spool").rglob("*.ndjson")
+        for text in path.read_text().splitlines()
+    ]
+    assert sorted(kept) == wanted

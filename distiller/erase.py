@@ -4,8 +4,8 @@ What is promised. When `erase` returns, every exchange of the user that had ende
 files under the home folder and the log's data path; the catalog's backups are made anew, and catalogs that a repair
 set aside are deleted. One that was under way is spooled later: so the erasure is kept in mind for a day, by digest, and
 `redo`, which the controller calls every hour, finds such an exchange and ends likewise; the same for a distillation
-that had read the rows already. Money stays, its link to the exchange does not; verdicts stay, the answers in them do not.
-Weights cannot be edited: the students are named, with what to do about them.
+that had read the rows already. Money stays, its link to the exchange does not; verdicts stay, the answers in them do
+not. Weights cannot be edited: the students are named, with what to do about them.
 
 What it cannot find. Who is meant only in a prompt's text; an id that redaction took out before the exchange was kept,
 since its placeholder tells nothing of it; rows of a student's holdout whose exchange retention has dropped from the log

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-proxy bench-memory install clean
+.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin install clean
 
 install: $(VENV)/.ready
 
@@ -33,6 +33,18 @@ bench-proxy: install
 # Takes about 5 minutes.
 bench-memory: install
 	$(BIN)/python -m tests.bench.memory
+
+# 100,000 broken requests; takes about 5 minutes. BENCH='--seed 2', or '--only CASE' for one of a seed.
+bench-fuzz: install
+	$(BIN)/python -m tests.bench.fuzz $(BENCH)
+
+# 50 kills under load; takes about 12 minutes.
+bench-kills: install
+	$(BIN)/python -m tests.bench.kills $(BENCH)
+
+# The admin API by its OpenAPI document; takes about 2 minutes.
+bench-admin: install
+	$(BIN)/python -m tests.bench.admin $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

@@ -190,7 +190,8 @@ class _Connection(asyncio.Protocol):
         try:
             return await waiting
         except asyncio.CancelledError:
-            self.abort()
+            if self._head is waiting:  # Else the answer is whole already, and the connection may be the next one's.
+                self.abort()
             raise
 
     def abort(self) -> None:

@@ -6,9 +6,12 @@ Must not know what a request asks for. Every limit here is on what a client does
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from proxy.headers import header
 
 _HEAD_BYTES = 1 << 20
+_VERSIONS = ("1.1", "1.0")
 _PATIENCE = 60.0  # seconds for a whole head, and between two pieces of a body
 
 
@@ -58,17 +61,24 @@ class Wire(HttpToolsProtocol):
         self._joining = _Joining(transport, self.loop)
         self.transport = cast(asyncio.Transport, self._joining)
         self._refusal = ""
+        self._answering: RequestResponseCycle | None = None  # `cycle` is the one whose request came last
+        self._broken = ""  # what to say once the answers that are still owed are out
         self._head_bytes: int | None = 0  # None outside of a head
         self._owing: float | None = self.loop.time()  # since when we wait for the client; None while it waits for us
         self._watch: asyncio.TimerHandle = self.loop.call_later(_PATIENCE, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
+        """Wait no longer; whoever is answering is told, not only the last in the line."""
         self._watch.cancel()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Refuse a head without end before it is kept."""
+        if self._broken:
+            return
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_BYTES:
@@ -82,10 +92,10 @@ class Wire(HttpToolsProtocol):
         self._owing = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        """Refuse an upgrade: the parser would take the body for another protocol, or for the next request."""
+        """Refuse what the parser takes and others would understand differently."""
         self._head_bytes = None
-        if self.parser.should_upgrade():
-            self._refusal = "no upgrade is offered here: switch HTTP/2 (h2c) or WebSocket off in the client"
+        self._refusal = self._refused()
+        if self._refusal:
             raise ValueError(self._refusal)
         self._joining.head_next = True
         super().on_headers_complete()
@@ -102,8 +112,34 @@ class Wire(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Say what is wrong where we know."""
-        super().send_400_response(self._refusal or msg)
+        """Say what is wrong where we know, behind the answers to the whole requests that came before."""
+        self._broken, self._owing = self._refusal or msg, None
+        answering = self._answering
+        if answering is None or answering.response_complete or answering.more_body:
+            super().send_400_response(self._broken)
+        elif self.cycle.more_body:  # It waits in the line, and will never be whole.
+            self.pipeline.popleft()
+
+    def on_response_complete(self) -> None:
+        """One answer less is owed."""
+        last = not self.pipeline
+        super().on_response_complete()
+        if last and self._broken and not self.transport.is_closing():
+            super().send_400_response(self._broken)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _refused(self) -> str:
+        coding = header(self.headers, b"transfer-encoding")
+        if self.parser.should_upgrade():  # Its body would be taken for another protocol, or for the next request.
+            return "no upgrade is offered here: switch HTTP/2 (h2c) or WebSocket off in the client"
+        if self.parser.get_http_version() not in _VERSIONS:
+            return "only HTTP/1.1 and HTTP/1.0 are spoken here"
+        if coding is not None and coding.lower() != b"chunked":  # Taken apart, "gzip, chunked" would still be gzip.
+            return "of all transfer codings only chunked is understood here"
+        return ""
 
     def _look(self) -> None:
         waited = 0.0 if self._owing is None else self.loop.time() - self._owing

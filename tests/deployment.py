@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ class Deployment:
     url: str
     teacher: str
     pid: int
+    admin: str
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """One `stillroom` command; returns what it printed, its error output where it should fail."""
@@ -46,6 +48,12 @@ class Deployment:
         """Exchanges in the log."""
         return int(self.json("sql", f"select count(*) as n from exchanges where {where}")[0]["n"])
 
+    def counters(self) -> dict[str, float]:
+        """The workers' counters by name, over all their labels."""
+        text = httpx.get(f"{self.admin}/metrics", timeout=60).text
+        found = re.findall(r"^stillroom_(\w+)_total(?:{.*})? (\S+)$", text, re.MULTILINE)
+        return {name: sum(float(value) for other, value in found if other == name) for name, _ in found}
+
     def children(self, name: str) -> list[int]:
         """Process ids of the named children, such as `controller` or `worker`."""
         found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(self.pid)], capture_output=True, text=True)
@@ -57,20 +65,29 @@ def deployed(
     folder: Path, rows: Sequence[Row], settings: str, environment: Mapping[str, str] = {}
 ) -> Iterator[Deployment]:
     """Start both processes; `settings` is TOML after the tables that are written here."""
-    port, admin, teacher = free_port(), free_port(), free_port()
-    traffic, config = folder / "traffic.jsonl", folder / "stillroom.toml"
+    teacher, traffic = free_port(), folder / "traffic.jsonl"
     write_traffic(rows, traffic)
-    config.write_text(f'home = "home"\n[teacher]\nurl = "http://127.0.0.1:{teacher}"\nkey_env = "TEST_KEY"\n{settings}')
-    ports = f"[admin]\nport = {admin}\n[proxy]\nport = {port}"
-    config.write_text(config.read_text().replace("[proxy]", ports))
     with ExitStack() as stack:
         _start(stack, folder / "teacher.log", ["replay-teacher", "--traffic", str(traffic), "--port", str(teacher)], {})
+        eventually(lambda: up(f"http://127.0.0.1:{teacher}/v1/models"), 60)
+        yield stack.enter_context(in_front_of(teacher, folder, settings, environment))
+
+
+@contextmanager
+def in_front_of(
+    teacher: int, folder: Path, settings: str, environment: Mapping[str, str] = {}, admins: str = ""
+) -> Iterator[Deployment]:
+    """Start `serve` before a teacher that listens on this port already; `admins` are lines of the admin's table."""
+    port, admin, config = free_port(), free_port(), folder / "stillroom.toml"
+    config.write_text(f'home = "home"\n[teacher]\nurl = "http://127.0.0.1:{teacher}"\nkey_env = "TEST_KEY"\n{settings}')
+    ports = f"[admin]\nport = {admin}\n{admins}\n[proxy]\nport = {port}"
+    config.write_text(config.read_text().replace("[proxy]", ports))
+    with ExitStack() as stack:
         environment = {"TEST_KEY": "sk-test", **environment}
         pid = _start(stack, folder / "serve.log", ["serve", "--config", str(config)], environment)
         url = f"http://127.0.0.1:{port}"
-        awaited = [f"{url}/healthz", f"http://127.0.0.1:{admin}/readyz", f"http://127.0.0.1:{teacher}/v1/models"]
-        eventually(lambda: all(map(up, awaited)), 60)
-        yield Deployment(config, f"{url}/v1", f"http://127.0.0.1:{teacher}/v1", pid)
+        eventually(lambda: up(f"{url}/healthz") and up(f"http://127.0.0.1:{admin}/readyz"), 60)
+        yield Deployment(config, f"{url}/v1", f"http://127.0.0.1:{teacher}/v1", pid, f"http://127.0.0.1:{admin}")
 
 
 def up(url: str) -> bool:

@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 import socket
-import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -49,7 +48,6 @@ class Target:
 
     deployment: Deployment
     port: int
-    admin: int
     workers: list[int]
     controllers: list[int]
     exchanges: set[str] = field(default_factory=set)
@@ -69,11 +67,6 @@ class Target:
         assert json.loads(answer.body)["choices"][0]["message"]["content"] == "hi there"
         assert self.deployment.children("worker") == self.workers
 
-    def counters(self) -> dict[str, float]:
-        text = httpx.get(f"http://127.0.0.1:{self.admin}/metrics").text
-        found = re.findall(r"^stillroom_(\w+)_total(?:{.*})? (\S+)$", text, re.MULTILINE)
-        return {name: sum(float(value) for other, value in found if other == name) for name, _ in found}
-
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
@@ -81,9 +74,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with deployed(
         folder, [Row(({"role": "user", "content": "hello"},), "hi there", None, "gpt-4o", None)], SETTINGS
     ) as running:
-        config = tomllib.loads(running.config.read_text())
-        ports = config["proxy"]["port"], config["admin"]["port"]
-        yield Target(running, *ports, running.children("worker"), running.children("controller"))
+        port = httpx.URL(running.url).port or 0
+        yield Target(running, port, running.children("worker"), running.children("controller"))
 
 
 @pytest.fixture(autouse=True)
@@ -194,6 +186,12 @@ def test_requests_in_one_segment_are_answered_in_order(target: Target) -> None:
     assert json.loads(models.body)["object"] == "list"
 
 
+def test_what_is_broken_does_not_break_into_the_answer_before_it(target: Target) -> None:
+    chat, models, refused = target.ask(post(STREAM) + MODELS + get("/v1/models", "X-A: b\nc"), 3)
+    assert said([chat, models, refused]) == "teacher 200, teacher 200, proxy 400"
+    assert chat.body.endswith(b"data: [DONE]\n\n")
+
+
 def test_fifty_heads_that_come_a_byte_at_a_time_delay_nobody(target: Target) -> None:
     with ExitStack() as stack:
         slow = [stack.enter_context(connected(target.port)) for _ in range(50)]
@@ -284,7 +282,7 @@ def test_the_body_of_an_upgrade_is_neither_lost_nor_a_request(
 
 def test_afterwards_every_exchange_is_logged_once_or_counted(target: Target) -> None:
     def settled() -> bool:
-        counted = target.counters()
+        counted = target.deployment.counters()
         kept = counted["captured"] + counted.get("opted_out", 0) + counted.get("dropped", 0)
         return counted["requests"] == kept and target.deployment.count() == counted["captured"]
 

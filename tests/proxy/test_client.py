@@ -11,6 +11,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy import client as client_module
 from proxy.client import Client, Response, UpstreamBroke
 from proxy.errors import BadInput
 from tests.servers import free_port
@@ -83,6 +84,29 @@ async def test_an_empty_body_is_announced_where_one_is_expected(method: str, siz
     async with upstream.serving() as client:
         await answered(client, method)
     assert (b"Content-Length: 0" in upstream.got[0]) == sized
+
+
+async def test_who_is_cancelled_late_takes_nobody_elses_connection_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer is whole, but it did not run yet; meanwhile the connection carries the next request."""
+    upstream = Upstream(PLAIN, PLAIN, hang=True)
+    second: list[asyncio.Task[tuple[int, bytes]]] = []
+    complete = client_module._Connection.on_headers_complete
+
+    def on_headers_complete(connection: client_module._Connection) -> None:
+        if not second:  # Its turn comes before that of who waits for this head.
+            second.append(asyncio.create_task(answered(client)))
+        complete(connection)
+
+    monkeypatch.setattr(client_module._Connection, "on_headers_complete", on_headers_complete)
+    async with upstream.serving() as client:
+        keep = client._keep
+        client._keep = lambda connection: (keep(connection), first.cancel())  # type: ignore[method-assign]
+        first = asyncio.create_task(answered(client))
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await second[0] == (200, b"ok")
+        assert upstream.connections == 1
+        client.close()
 
 
 async def test_a_connection_is_used_again() -> None:

@@ -1,3 +1,4 @@
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -5,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy import wire
-from tests.servers import serving
+from tests.servers import eventually, serving
 
 
 @pytest.fixture
@@ -54,6 +55,47 @@ def test_an_upgrade_is_refused_with_what_to_do(port: int, heard: list[Any], upgr
     assert answer.startswith(b"HTTP/1.1 400")
     assert answer.endswith(b"switch HTTP/2 (h2c) or WebSocket off in the client")
     assert heard == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /\r\n\r\n",
+        b"GET /\r\nA: b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ],
+)
+def test_what_others_would_understand_differently_is_refused(port: int, heard: list[Any], data: bytes) -> None:
+    assert sent(port, data).startswith(b"HTTP/1.1 400")
+    assert heard == []
+
+
+WHOLE = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi"
+
+
+@pytest.mark.parametrize("whole", [1, 2, 3])
+@pytest.mark.parametrize("broken", [b"\0", b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nz", b"GET /\r\n\r\n"])
+def test_the_answers_owed_come_before_what_is_broken(port: int, heard: list[Any], whole: int, broken: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(WHOLE * whole + broken)
+        answers = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.findall(rb"HTTP/1.1 (\d+) ", answers) == [*[b"200"] * whole, b"400"]
+    assert [body for _, body in heard] == [b"hi"] * whole
+
+
+def test_who_answers_is_told_of_a_hang_up_also_when_others_wait_in_the_line() -> None:
+    told: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            told.append((await receive())["type"])
+            told.append((await receive())["type"])
+
+    with serving(app) as url:
+        with socket.create_connection(("127.0.0.1", int(url.split(":")[2][:-3])), timeout=20) as connection:
+            connection.sendall(WHOLE * 2)
+            eventually(lambda: told == ["http.request"])
+        eventually(lambda: told == ["http.request", "http.disconnect"])
 
 
 def test_a_head_without_end_is_refused(port: int, heard: list[Any]) -> None:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin install clean
+.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-conformance install clean
 
 install: $(VENV)/.ready
 
@@ -45,6 +45,10 @@ bench-kills: install
 # The admin API by its OpenAPI document; takes about 2 minutes.
 bench-admin: install
 	$(BIN)/python -m tests.bench.admin $(BENCH)
+
+# Takes about 20 minutes, nearly all of it vLLM's; BENCH='--upstream replay' takes three: tests/conformance/run.py.
+bench-conformance: install
+	$(BIN)/python -m tests.conformance.run $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

@@ -1,0 +1,115 @@
+"""Clients that speak Anthropic's Messages API: relayed and recorded as it came, though nothing here understands it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.app import create_app
+from proxy.ingest import Ingest
+from proxy.log import open_log
+from proxy.migrations import migrate
+from proxy.settings import LogSettings, ProxySettings, SpoolSettings, TeacherSettings
+from proxy.spool import closed_segments
+from tests.servers import serving
+
+KEY = "sk-ant-api03-Xk29vQ7hT4mB1nR8"
+HEADERS = {
+    "x-api-key": KEY,
+    "anthropic-version": "2023-06-01",
+    "anthropic-beta": "a-beta-2026-01-01",
+    "content-type": "application/json",
+}
+# As nobody would serialise it: what arrives changed shows.
+ASKED = (
+    b'{ "model":"claude-x" ,"max_tokens":16, "system":"Be brief.","messages":[{"role":"user","content":"h\\u00e9"}]%s}'
+)
+PLAIN = '{"id":"msg_1", "type":"message","content":[{"type":"text","text":"Hé"}],"usage":{"input_tokens":9}}\n'.encode()
+EVENTS = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":9}}}\n\n',
+    b'event: ping\ndata: {"type": "ping"}\n\n',
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"type":"text_delta","text":"H\xc3',
+    b'\xa9"}}\n\nevent: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":2}}\n\nevent: mess',
+    b'age_stop\ndata: {"type":"message_stop"}\n\n',
+)
+OVERLOADED = b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}'
+ANSWERS = {"": (200, b"application/json", (PLAIN,)), ',"stream":true': (200, b"text/event-stream", EVENTS)}
+ANSWERS[',"overload":1'] = 529, b"application/json", (OVERLOADED,)
+
+
+@dataclass
+class Anthropic:
+    """A server in Anthropic's manner with fixed answers; it keeps what it heard."""
+
+    heard: list[tuple[str, dict[bytes, bytes], bytes]] = field(default_factory=list)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        self.heard.append((scope["path"], dict(scope["headers"]), body))
+        status, kind, parts = next(ANSWERS[more] for more in sorted(ANSWERS, reverse=True) if more.encode() in body)
+        limits = [(b"request-id", b"req_7"), (b"anthropic-ratelimit-requests-remaining", b"49"), (b"retry-after", b"3")]
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind), *limits]})
+        for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@contextmanager
+def proxied(spool: Path) -> Iterator[tuple[str, Anthropic]]:
+    upstream = Anthropic()
+    with serving(upstream) as teacher:
+        with serving(create_app(ProxySettings(), TeacherSettings(url=teacher), SpoolSettings(), spool)) as url:
+            yield url, upstream
+
+
+@pytest.mark.parametrize("more", ANSWERS)
+def test_an_exchange_is_relayed_byte_for_byte_and_kept_without_its_key(more: str, tmp_path: Path) -> None:
+    status, kind, parts = ANSWERS[more]
+    asked = ASKED % more.encode()
+    with proxied(tmp_path) as (url, upstream):
+        answer = httpx.post(f"{url}/messages", content=asked, headers=HEADERS)
+    assert (answer.status_code, answer.content) == (status, b"".join(parts))
+    assert answer.headers["content-type"] == kind.decode()
+    assert answer.headers["request-id"] == "req_7"
+    assert answer.headers["anthropic-ratelimit-requests-remaining"] == "49"
+    assert answer.headers["retry-after"] == "3"
+    ((path, headers, body),) = upstream.heard
+    assert (path, body) == ("/v1/messages", asked)
+    assert {name: headers[name.encode()].decode() for name in HEADERS} == HEADERS
+    (line,) = recorded(tmp_path)
+    record = json.loads(line)
+    assert (record["request"].encode(), record["response"].encode()) == (asked, b"".join(parts))
+    assert (record["status"], record["stream"], record["partial"]) == (status, "stream" in more, False)
+    assert KEY not in line
+
+
+def test_it_is_in_the_log_raw_and_at_no_price(tmp_path: Path) -> None:
+    with proxied(tmp_path / "spool") as (url, _):
+        for more in ANSWERS:
+            httpx.post(f"{url}/messages", content=ASKED % more.encode(), headers=HEADERS)
+
+    def price(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
+        return None if prompt is None or completion is None else 0.0
+
+    log = open_log(LogSettings(), tmp_path)
+    migrate(log)
+    assert Ingest(log, tmp_path / "spool", 7, price).run() == len(ANSWERS)
+    rows = log.query("SELECT request, response, partial, answer, prompt_tokens FROM exchanges ORDER BY id")
+    expected = [(ASKED % more.encode(), b"".join(parts)) for more, (_, _, parts) in ANSWERS.items()]
+    assert [(request.encode(), response.encode()) for request, response, *_ in rows] == expected
+    assert [derived for _, _, *derived in rows] == [[False, None, None]] * len(ANSWERS)
+    assert log.query("SELECT count(*) FROM spend WHERE usd IS NOT NULL") == [(0,)]
+
+
+def recorded(spool: Path) -> list[str]:
+    return [line for segment in closed_segments(spool) for line in segment.read_text(encoding="utf-8").splitlines()]

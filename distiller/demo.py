@@ -157,7 +157,9 @@ class _Loop:
         self.total = 0
 
     def run(self) -> None:
-        self._wait(lambda: _answers(self.proxy + "/healthz") and _answers(self.teacher + "/v1/models"), 60, "starting")
+        ready = f"http://127.0.0.1:{self.settings.admin.port}/readyz"  # The controller has made the log by then.
+        awaited = [self.proxy + "/healthz", self.teacher + "/v1/models", ready]
+        self._wait(lambda: all(map(_answers, awaited)), 60, "starting")
         self.log: Log = open_log(self.settings.log, self.settings.folder)
         self.watch = Watch(self.log)
         self._step(f"1. {len(self.traffic.earlier)} requests through the proxy, half of them streaming")

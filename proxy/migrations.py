@@ -1,6 +1,7 @@
 """Owns the schema of the log: a numbered, append-only list that records itself.
 
-An older log is brought up to date, a newer one is refused. Never edit an entry that was released; append one.
+An older log is brought up to date, a newer one is refused. Never edit an entry that was released; append one. Each can be
+repeated: where the record of it was lost with a file, it is applied again and changes nothing.
 Money is US dollars; NULL money means unpriced, never zero.
 """
 
@@ -16,7 +17,7 @@ from proxy.log import Log
 Migration = Callable[[duckdb.DuckDBPyConnection], None]
 
 EXCHANGES = """
-CREATE TABLE exchanges (
+CREATE TABLE IF NOT EXISTS exchanges (
   id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, model VARCHAR,
   method VARCHAR, path VARCHAR, query VARCHAR,
   served_by VARCHAR, reason VARCHAR, fallback VARCHAR, confidence DOUBLE,
@@ -33,34 +34,34 @@ CREATE TABLE exchanges (
 def _first(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(EXCHANGES)
     connection.execute("ALTER TABLE exchanges SET PARTITIONED BY (year(ts), month(ts), day(ts))")
-    connection.execute("CREATE TABLE segments (name VARCHAR, exchanges BIGINT, ingested_at TIMESTAMPTZ)")
+    connection.execute("CREATE TABLE IF NOT EXISTS segments (name VARCHAR, exchanges BIGINT, ingested_at TIMESTAMPTZ)")
     connection.execute(
-        """CREATE TABLE candidates (
+        """CREATE TABLE IF NOT EXISTS candidates (
         id VARCHAR, created_at TIMESTAMPTZ, task VARCHAR, kind VARCHAR, ordinal INTEGER,
         evaluator VARCHAR, threshold DOUBLE, margin DOUBLE, alpha DOUBLE,
         snapshot BIGINT, bundle VARCHAR, card VARCHAR)"""
     )
     connection.execute(
-        """CREATE TABLE verdicts (
+        """CREATE TABLE IF NOT EXISTS verdicts (
         id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, candidate VARCHAR, exchange VARCHAR, kind VARCHAR,
         verdict DOUBLE, confidence DOUBLE, covered BOOLEAN, answer VARCHAR, latency_ms DOUBLE, error VARCHAR)"""
     )
     connection.execute(
-        """CREATE TABLE transitions (
+        """CREATE TABLE IF NOT EXISTS transitions (
         id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, candidate VARCHAR, stage_from VARCHAR, stage_to VARCHAR,
         reason VARCHAR, certificate VARCHAR)"""
     )
     connection.execute(
-        """CREATE TABLE spend (
+        """CREATE TABLE IF NOT EXISTS spend (
         id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, kind VARCHAR, model VARCHAR, exchange VARCHAR,
         usd DOUBLE, quantity DOUBLE, unit VARCHAR)"""
     )
 
 
 def _who_and_where(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute("ALTER TABLE exchanges ADD COLUMN tenant VARCHAR")
-    connection.execute("ALTER TABLE exchanges ADD COLUMN deployment VARCHAR")
-    connection.execute("ALTER TABLE exchanges ADD COLUMN attempts INTEGER")
+    connection.execute("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS tenant VARCHAR")
+    connection.execute("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS deployment VARCHAR")
+    connection.execute("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS attempts INTEGER")
 
 
 MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 # RFC 9112, section 3, allows several spaces. RTSP and ICE are what llhttp takes for HTTP: they end in the same way.
 _LINE = re.compile(rb"([A-Z][A-Z-]*) +([\x21-\x7e]+) +(?:HTTP|RTSP|ICE)/1\.([01])")
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*)")
+_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _LENGTH = re.compile(rb"[0-9]+")
 _CHUNK = re.compile(rb"(0*[0-9A-Fa-f]{1,16})(?:;[^\r\n]*)?")
 

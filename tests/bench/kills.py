@@ -79,7 +79,6 @@ def run(kind: Kind, kills: int, rng: Random, folder: Path) -> Row:
 
 
 def _hit(deployment: Deployment, kind: Kind, rng: Random) -> Kill | None:
-    assert kind.moment is not None
     before = set(deployment.children(kind.child)) if kind.child else set()
     try:
         pid, point = kind.moment(deployment, rng)
@@ -171,37 +170,34 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     kinds = all_kinds()[arguments.only - 1 : arguments.only] if arguments.only else all_kinds()
-    rows: dict[str, Row | None] = {}
+    rows: dict[str, Row] = {}
     for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
             rng = Random(f"{arguments.seed}:{kind.name}")
-            rows[kind.name] = run(kind, arguments.kills, rng, Path(folder)) if kind.moment else None
+            rows[kind.name] = run(kind, arguments.kills, rng, Path(folder))
     print(_listing(rows), _summary(rows), sep="\n\n")
     wrong = [f"{name}: {what}" for name, row in rows.items() if row for what in row.wrong]
     print(f"{len(wrong)} findings", *wrong, sep="\n")
     return 1 if wrong else 0
 
 
-def _listing(rows: dict[str, Row | None]) -> str:
+def _listing(rows: dict[str, Row]) -> str:
     lines = [
         "| killed | where it was hit | open segments, kB | closed | ingested | restart, s |",
         "|---|---|--:|--:|--:|--:|",
     ]
     for name, row in rows.items():
-        for kill in row.kills if row else ():
+        for kill in row.kills:
             sizes = " + ".join(str(size // 1000) for size in kill.state.open_bytes) or "-"
             cells = name, kill.point, sizes, len(kill.state.closed), kill.state.ingested, _seconds(kill.restart)
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
-def _summary(rows: dict[str, Row | None]) -> str:
+def _summary(rows: dict[str, Row]) -> str:
     head = ("killed", "kills", "where", "requests", "answered whole", "failed", "in the log", "missing", "doubled")
     lines = [f"| {' | '.join((*head, 'restart s, median / most'))} |", f"|---|--:|---|{'--:|' * 7}"]
     for name, row in rows.items():
-        if row is None:
-            lines.append(f"| {name} | not there |{' - |' * 8}")
-            continue
         where = ", ".join(f"{point} {number}" for point, number in Counter(kill.point for kill in row.kills).items())
         times = [kill.restart for kill in row.kills if kill.restart is not None]
         restart = f"{_seconds(median(times))} / {_seconds(max(times))}" if times else "-"

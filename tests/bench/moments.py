@@ -3,7 +3,6 @@
 Must not know what comes of it. Nothing in the product helps: a phase is known by the first file it makes or moves.
 """
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -26,11 +25,10 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.0003
 _PATIENCE = 60.0  # seconds for a moment to come
 # What runs beside the controller as a process of its own and is killed; its argument is the home folder.
-_RETENTION = """
-import sys; from pathlib import Path
-from proxy.log import open_log; from proxy.settings import LogSettings
-from proxy.retention import retain
-retain(open_log(LogSettings(), Path(sys.argv[1])))
+_MAINTENANCE = """
+import sys; from datetime import UTC, datetime; from pathlib import Path
+from proxy.retention import maintain; from proxy.settings import LogSettings
+maintain(LogSettings(), Path(sys.argv[1]), 1, datetime.now(UTC))
 """
 
 
@@ -62,26 +60,22 @@ Moment = Callable[[Deployment, Random], tuple[int, str]]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A row of the table; without `moment`, what is to be killed is not there.
-
-    `rotate_seconds`: the age at which segments close.
-    """
+    """A row of the table; `rotate_seconds` is the age at which segments close."""
 
     name: str
     child: str
-    moment: Moment | None
+    moment: Moment
     rotate_seconds: float = 2.0
 
 
 def all_kinds() -> list[Kind]:
     """The rows, in the order of the table."""
-    there = importlib.util.find_spec("proxy.retention") is not None
     return [
         Kind("a worker, at any time", "worker", _worker),
         Kind("the controller, at any time", "controller", _controller),
         Kind("the controller, during ingest", "controller", _ingest),
         Kind("a worker, while it rotates its segment", "worker", _rotation, 20.0),
-        Kind("compaction or retention", "", _retention if there else None),
+        Kind("compaction and retention", "", _maintenance),
     ]
 
 
@@ -172,30 +166,25 @@ def _rotation(deployment: Deployment, rng: Random) -> tuple[int, str]:
     return owner, "full, not renamed" if segment.stat().st_size >= LIMIT else "nearly full"
 
 
-def _retention(deployment: Deployment, rng: Random) -> tuple[int, str]:
-    """The process has one of the log's files open, or the first one is gone: nobody else removes any."""
+def _maintenance(deployment: Deployment, rng: Random) -> tuple[int, str]:
+    """The process has one of the log's files open, to write fewer of many."""
     folder = home(deployment)
-    before, removing = _files(folder), rng.random() < 0.5
-    process = subprocess.Popen([sys.executable, "-c", _RETENTION, str(folder)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", _MAINTENANCE, str(folder)], stderr=subprocess.DEVNULL)
 
     def begun() -> bool:
         if process.poll() is not None:
             raise Missed
-        return bool(before - _files(folder)) if removing else _holds(process.pid, folder / "log" / "data")
+        return _holds(process.pid, folder / "log" / "data")
 
     try:
         _until(begun)
-        time.sleep(0.0 if removing else rng.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.2))
     finally:
         process.kill()
         ended = process.wait()
     if ended == 0:
         raise Missed
-    return process.pid, "some files removed" if before - _files(folder) else "a file open"
-
-
-def _files(folder: Path) -> set[Path]:
-    return set((folder / "log" / "data").rglob("*.parquet"))
+    return process.pid, "files open"
 
 
 def _holds(pid: int, path: Path) -> bool:

@@ -1,7 +1,7 @@
 """Owns the schema of the log: a numbered, append-only list that records itself.
 
-An older log is brought up to date, a newer one is refused. Never edit an entry that was released; append one. Each can be
-repeated: where the record of it was lost with a file, it is applied again and changes nothing.
+An older log is brought up to date, a newer one is refused. Never edit an entry that was released; append one. Each can
+be repeated: where the record of it was lost with a file, it is applied again and changes nothing.
 Money is US dollars; NULL money means unpriced, never zero.
 """
 

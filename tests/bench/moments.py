@@ -187,6 +187,10 @@ def _maintenance(deployment: Deployment, rng: Random) -> tuple[int, str]:
     return process.pid, "files open"
 
 
+def _files(folder: Path) -> set[Path]:
+    return set((folder / "log" / "data").rglob("*.parquet"))
+
+
 def _holds(pid: int, path: Path) -> bool:
     """Whether the process has this file, or one under this folder, open."""
     with suppress(FileNotFoundError):  # It is over, or the file was closed meanwhile.

@@ -45,10 +45,9 @@ def admit_everybody(path: str, headers: Headers, body: bytes) -> Admitted:
 
 def credentials(headers: Headers) -> Iterator[bytes]:
     """The keys a request carries, without their scheme."""
-    given = [(name.lower(), value) for name, value in headers]
     for carrier in _CARRIERS:
-        for name, value in given:
-            if name == carrier and (bare := _bare(value)):
+        for name, value in headers:
+            if (name == carrier or name.lower() == carrier) and (bare := _bare(value)):
                 yield bare
 
 

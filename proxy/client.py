@@ -7,6 +7,7 @@ Must not know what it carries.
 
 import asyncio
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import cast
@@ -67,7 +68,7 @@ class Client:
             connection.abort()
 
     def _take(self) -> "_Connection | None":
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         while self._idle and now - self._idle[0][0] > _KEEP_SECONDS:
             self._idle.popleft()[1].abort()
         while self._idle:
@@ -90,7 +91,7 @@ class Client:
         return connection
 
     def _keep(self, connection: "_Connection") -> None:
-        self._idle.append((asyncio.get_running_loop().time(), connection))
+        self._idle.append((time.monotonic(), connection))
 
 
 class Response:
@@ -130,7 +131,7 @@ class Response:
             elif self._ended:
                 return
             else:
-                self._reader = asyncio.get_running_loop().create_future()
+                self._reader = self._connection.loop.create_future()
                 await self._reader
 
     async def read(self) -> bytes:
@@ -164,6 +165,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, keep: "Callable[[_Connection], None]", gone: "Callable[[_Connection], None]") -> None:
         self.closed = False
+        self.loop = asyncio.get_running_loop()  # Asked for each time, it would cost a system call.
         self._keep, self._gone = keep, gone
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
@@ -177,12 +179,11 @@ class _Connection(asyncio.Protocol):
 
     async def exchange(self, method: str, head: bytes, body: bytes, read_timeout: float) -> Response:
         """Write one request and wait for the head of its answer."""
-        loop = asyncio.get_running_loop()
-        waiting: asyncio.Future[Response] = loop.create_future()
+        waiting: asyncio.Future[Response] = self.loop.create_future()
         self._head = waiting
         self._bodyless = method == "HEAD"
-        self._heard, self._patience = loop.time(), read_timeout
-        self._timer = self._timer or loop.call_later(read_timeout, self._look)
+        self._heard, self._patience = time.monotonic(), read_timeout
+        self._timer = self._timer or self.loop.call_later(read_timeout, self._look)
         if len(body) <= _JOINED_BYTES:
             self._transport.write(head + body)
         else:
@@ -203,7 +204,7 @@ class _Connection(asyncio.Protocol):
         """Read on."""
         if self._paused and not self.closed:
             self._paused = False
-            self._heard = asyncio.get_running_loop().time()
+            self._heard = time.monotonic()
             self._transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -213,7 +214,7 @@ class _Connection(asyncio.Protocol):
         if self._head is None:  # Nobody asked.
             self.abort()
             return
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = time.monotonic()
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -285,10 +286,9 @@ class _Connection(asyncio.Protocol):
         self._timer = None
         if self._head is None:
             return
-        loop = asyncio.get_running_loop()
-        silent = 0.0 if self._paused else loop.time() - self._heard
+        silent = 0.0 if self._paused else time.monotonic() - self._heard
         if silent < self._patience:
-            self._timer = loop.call_later(self._patience - silent, self._look)
+            self._timer = self.loop.call_later(self._patience - silent, self._look)
         else:
             self._finish(UpstreamSilent(f"the upstream said nothing for {self._patience:g} s"))
             self.abort()

@@ -77,7 +77,7 @@ class Exchange:
         response, response_encoding = _text(bodies[1])
         record: dict[str, Any] = {
             "id": self.id,
-            "ts": datetime.fromtimestamp(self.ts, UTC).isoformat(timespec="microseconds"),
+            "ts": datetime.fromtimestamp(self.ts, UTC),
             "method": self.method,
             "path": self.path,
             "query": redactor.text(self.query),
@@ -130,4 +130,5 @@ def _text(body: Body) -> tuple[str, str]:
 
 
 def _kept(headers: Headers) -> list[tuple[str, str]]:
-    return [(k.decode("latin-1"), v.decode("latin-1")) for k, v in headers if k.lower() in _KEPT_HEADERS]
+    kept = [field for field in headers if field[0].lower() in _KEPT_HEADERS]
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in kept]

@@ -48,27 +48,56 @@ class HangUp:
     """Watches whether the client hangs up. The exchange is then partial, and cancelled after `drain` seconds."""
 
     def __init__(self, exchange: Exchange, receive: Receive, drain: float) -> None:
-        """Watch from now on, in the task that serves the exchange, until `leave`."""
+        """Made in the task that serves the exchange; nothing is watched before `look`."""
         self.happened = False
         self._exchange, self._receive, self._drain = exchange, receive, drain
         self._task = asyncio.current_task()
         self._watch: asyncio.Future[Message] | None = None
-        late = 0.0 if b'"stream"' in exchange.request else _WATCHED_FROM
-        self._timer = asyncio.get_running_loop().call_later(late, self._look)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def look(self) -> None:
+        """Watch from now on, until `leave`."""
+        self._watch = asyncio.ensure_future(self._receive())  # After the body, only the disconnect is left to come.
+        self._watch.add_done_callback(self._gone)
 
     def leave(self) -> None:
         """The exchange is over: whatever the client does now is no hang-up."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._watch is not None:
             self._watch.remove_done_callback(self._gone)
             self._watch.cancel()
-
-    def _look(self) -> None:
-        self._watch = asyncio.ensure_future(self._receive())  # After the body, only the disconnect is left to come.
-        self._watch.add_done_callback(self._gone)
 
     def _gone(self, _: object) -> None:
         assert self._task is not None
         self.happened = self._exchange.partial = True
         self._exchange.error = self._exchange.error or "client hung up"
         self._timer = asyncio.get_running_loop().call_later(self._drain, self._task.cancel)
+
+
+class Lookout:
+    """Has the clients watched of exchanges that last: one timer for all of them, as a timer each costs more."""
+
+    def __init__(self) -> None:
+        """Nobody waits yet."""
+        self._younger: set[HangUp] = set()
+        self._older: set[HangUp] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def expect(self, hang_up: HangUp) -> None:
+        """Let it look in one to two times _WATCHED_FROM seconds, unless it is forgotten before."""
+        self._younger.add(hang_up)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_WATCHED_FROM, self._tick)
+
+    def forget(self, hang_up: HangUp) -> None:
+        """The exchange is over; one that was never expected does not matter."""
+        self._younger.discard(hang_up)
+        self._older.discard(hang_up)
+
+    def _tick(self) -> None:
+        for hang_up in self._older:
+            hang_up.look()
+        self._older, self._younger = self._younger, set()
+        more = bool(self._older)
+        self._timer = asyncio.get_running_loop().call_later(_WATCHED_FROM, self._tick) if more else None

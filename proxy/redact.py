@@ -8,22 +8,23 @@ import json
 import re
 from typing import Any
 
-from proxy.patterns import PLACEHOLDERS, SECRET, Redaction, Span, find, is_secret_name, may_hold
+from proxy.glance import Glance
+from proxy.patterns import PLACEHOLDERS, SECRET, Redaction, Span, find, is_secret_name, suspects
 
 Body = bytes | bytearray
 
 _BLANK = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # What may be before JSON: white space and the marks of an encoding.
 _OPENS = (b"{", b"[", b'"')
-_ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
+_HIDDEN = (rb"\\u00[2-7]", rb"\x00")  # ASCII that is escaped; and JSON in UTF-16 has zeros.
 # An event's data, one line a piece; the name is searched first, then what is before it.
 _DATA = re.compile(rb"data:(?<![^\r\n]data:)([^\r\n]*)")
 # Where a stream's events carry pieces of one text, as chat, completions, responses and messages spell them.
 _PIECE = re.compile(
     rb'"(content|arguments|refusal|text|delta|reasoning|reasoning_content|partial_json|thinking)"\s*:\s*'
-    rb'"((?:[^"\\]|\\.)*)"'
+    rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
 )
 # Several texts at once, or tokens of their own: only parsing tells whose piece is whose.
-_INTERLEAVED = re.compile(rb'"(?:output_|content_)?index"\s*:\s*[1-9]|"top_logprobs"\s*:\s*\[')
+_INTERLEAVED = (rb'"(?:output_|content_)?index"\s*:\s*[1-9]', rb'"top_logprobs"\s*:\s*\[')
 _ROUNDS = 8  # more is no text but a riddle
 # Strings that each event of a stream has whole: put together they would spell what nobody said.
 _WHOLE = frozenset({"id", "object", "model", "type", "role", "system_fingerprint", "service_tier", "item_id"})
@@ -35,6 +36,9 @@ class Redactor:
     def __init__(self, options: Redaction) -> None:
         """Secrets are always taken out, personal data by `options`."""
         self._options = options
+        self._may_hold = Glance(suspects(options))
+        self._as_it_stands = Glance([*suspects(options), *_HIDDEN])
+        self._interleaved = Glance(_INTERLEAVED)
 
     def exchange(self, request: Body, response: Body) -> tuple[Body, Body]:
         """Both bodies redacted; the very same objects where nothing was found. Bodies are given decoded, not zipped."""
@@ -45,8 +49,10 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """One short text redacted, such as a query string or an error; the same object where nothing was found."""
+        if not text:
+            return text
         names = _Names(text.encode("utf-8", "surrogatepass"))
-        for _ in range(_ROUNDS if text else 0):
+        for _ in range(_ROUNDS):
             spans = find(text, self._options)
             if not spans:
                 break
@@ -75,17 +81,16 @@ class Redactor:
 
     def _harmless(self, body: Body) -> bool:
         """Whether nothing in the body, read as it stands, can be a value to take out."""
-        hidden = b"\0" in body or _ESCAPED_ASCII.search(body)  # JSON in UTF-16 has zeros.
-        return not hidden and not may_hold(body, self._options)
+        return not self._as_it_stands(body)
 
     def _spells(self, stream: Body) -> bool:
         """Whether the pieces of a stream may spell what none of them holds. Not parsed: most streams spell nothing."""
-        if _INTERLEAVED.search(stream):
+        if self._interleaved(stream):
             return True
         texts: dict[bytes, list[bytes]] = {}
         for name, piece in _PIECE.findall(stream):
             texts.setdefault(bytes(name), []).append(piece)  # a bytearray has no hash
-        return any(may_hold(b"".join(pieces), self._options) for pieces in texts.values())
+        return any(self._may_hold(b"".join(pieces)) for pieces in texts.values())
 
     def _stream(self, body: Body, names: "_Names") -> Body:
         """Server-sent events; whatever is between them is plain text, as is all of a body without any."""
@@ -103,7 +108,7 @@ class Redactor:
         changed = False
         for index in self._values(values, names) if values else ():
             parts[2 * index + 1], changed = b"data: " + _dumps(values[index]), True
-        if may_hold(b"\n".join(parts[::2]), self._options):
+        if self._may_hold(b"\n".join(parts[::2])):
             for index in range(0, len(parts), 2):
                 text = parts[index].decode("utf-8", "surrogateescape")
                 if not text.isspace() and (spans := find(text, self._options)):
@@ -116,7 +121,7 @@ class Redactor:
         strings = _Strings(values)
         texts = ["".join([leaf[3] for leaf in leaves]) for leaves in strings.pieces.values()]
         everything = "\n".join([*texts, *strings.whole, *strings.keys])
-        if not may_hold(everything.encode("utf-8", "surrogatepass"), self._options):
+        if not self._may_hold(everything.encode("utf-8", "surrogatepass")):
             return set()
         changed: set[int] = set()
         for ((_, name), leaves), text in zip(strings.pieces.items(), texts, strict=True):

@@ -20,7 +20,7 @@ from proxy.exchange import Exchange
 from proxy.headers import Headers, header, without
 from proxy.ids import ulid
 from proxy.keeping import Keeper
-from proxy.receiving import BodyTooLarge, ClientGone, HangUp, Message, Receive, read_body
+from proxy.receiving import BodyTooLarge, ClientGone, HangUp, Lookout, Message, Receive, read_body
 from proxy.upstream import response_headers
 from proxy.usage import UsageStripper, ask_for_usage
 
@@ -90,6 +90,7 @@ class Relay:
         """Hold the collaborators; `decide` and `admit` must return at once."""
         self._teacher, self._keeper, self._counters = teacher, keeper, counters
         self._decide, self._options, self._admit = decide, options, admit
+        self._lookout = Lookout()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one HTTP request under /v1."""
@@ -148,12 +149,17 @@ class Relay:
                 await self._own_answer(exchange, send, 200, answer.body, answer.content_type)
                 return
         hang_up = HangUp(exchange, receive, self._options.drain_seconds)
+        if b'"stream"' in exchange.request:
+            hang_up.look()
+        else:
+            self._lookout.expect(hang_up)
         try:
             await self._from_teacher(exchange, scope, send)
         except asyncio.CancelledError:
             if not hang_up.happened:
                 raise
         finally:
+            self._lookout.forget(hang_up)
             hang_up.leave()
 
     async def _from_teacher(self, exchange: Exchange, scope: Scope, send: Send) -> None:
@@ -263,7 +269,9 @@ def _about(exchange: Exchange) -> list[tuple[bytes, bytes]]:
 
 def _printable(text: str) -> bytes:
     """As a header's value: a candidate may have put in a word of its own."""
-    return "".join(letter if letter.isprintable() else " " for letter in text).encode("ascii", "replace")
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text.encode("ascii", "replace")
 
 
 def _unreachable(error: Exception) -> tuple[int, bytes]:

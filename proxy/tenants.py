@@ -1,11 +1,12 @@
 """Owns the names of tenants who bring their own keys: a salted hash of the key, the same on all workers.
 
-Must not keep a key, not even in memory: hashing takes some 3 us, and a cache would save them by holding secrets. The
-salt never leaves the home folder, so that a name seen in the log cannot be tested against a list of known keys.
+Must not keep a key, not even in memory: hashing (BLAKE2b with a key, RFC 7693) takes 1 us, and a cache would save it by
+holding secrets. The salt never leaves the home folder, so that a name seen in the log cannot be tested against a list
+of known keys.
 """
 
 import contextlib
-import hmac
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -23,7 +24,8 @@ def passing_through(salt: bytes) -> Admit:
 
     def admit(path: str, headers: Headers, body: bytes) -> Admitted:
         key = next(credentials(headers), None)
-        return Admitted(None if key is None else hmac.digest(salt, key, "sha256")[:_NAME_BYTES].hex())
+        name = None if key is None else hashlib.blake2b(key, key=salt, digest_size=_NAME_BYTES).hexdigest()
+        return Admitted(name)
 
     return admit
 

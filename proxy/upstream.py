@@ -43,7 +43,7 @@ class Teacher:
         self._client.close()
 
     def _outgoing(self, headers: Headers) -> Headers:
-        dropped = self._not_forwarded | named_by_connection(headers)
+        dropped = _and(self._not_forwarded, named_by_connection(headers))
         kept = [
             (name, value)
             for name, value in headers
@@ -72,12 +72,18 @@ def teacher_key(settings: TeacherSettings) -> str:
 
 def named_by_connection(headers: Headers) -> frozenset[bytes]:
     """Header names that `Connection:` declares hop-by-hop for this message."""
-    values = [value for name, value in headers if name.lower() == b"connection"]
-    return frozenset(token.strip().lower() for value in values for token in value.split(b","))
+    values = [value for name, value in headers if name == b"connection" or name.lower() == b"connection"]
+    if not values:
+        return frozenset()
+    return frozenset([token.strip().lower() for value in values for token in value.split(b",")])
 
 
 def response_headers(raw: Headers) -> list[tuple[bytes, bytes]]:
     """The upstream's headers as they go to the client, less the hop-by-hop ones."""
-    raw = list(raw)
-    dropped = HOP_BY_HOP | named_by_connection(raw)
-    return [(name.lower(), value) for name, value in raw if name.lower() not in dropped]
+    lower = [(name.lower(), value) for name, value in raw]
+    dropped = _and(HOP_BY_HOP, named_by_connection(lower))
+    return [field for field in lower if field[0] not in dropped]
+
+
+def _and(dropped: frozenset[bytes], more: frozenset[bytes]) -> frozenset[bytes]:
+    return dropped if more <= dropped else dropped | more

@@ -42,7 +42,6 @@ def main(argv: list[str] | None = None) -> int:
 def serve(arguments: argparse.Namespace) -> int:
     """Start workers and controller, and keep them running."""
     import asyncio
-    import shutil
     from functools import partial
 
     from prometheus_client.multiprocess import mark_process_dead
@@ -51,6 +50,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from proxy.deployments import connect
     from proxy.listening import bound, descriptor
     from proxy.logs import set_up
+    from proxy.metrics_folder import metrics_folder
     from proxy.supervisor import Child, supervise
 
     settings = load_settings(arguments.config)
@@ -59,37 +59,36 @@ def serve(arguments: argparse.Namespace) -> int:
     admin_token(settings.admin)
     fd = descriptor(bound(settings.proxy.host, settings.proxy.port))
     admin_fd = descriptor(bound(settings.admin.host, settings.admin.port))
-    shutil.rmtree(settings.metrics, ignore_errors=True)
-    settings.metrics.mkdir(parents=True)
-    program = [sys.executable, "-m", "stillroom"]
-    config = ["--config", str(arguments.config)] if arguments.config else []
-    environment = {"PROMETHEUS_MULTIPROC_DIR": str(settings.metrics)}
-    children = [
-        Child(
-            f"worker {number}",
-            [*program, "worker", "--fd", str(fd), "--number", str(number), *config],
-            environment,
-            [fd],
+    with metrics_folder(settings.metrics) as metrics:
+        program = [sys.executable, "-m", "stillroom"]
+        config = ["--config", str(arguments.config)] if arguments.config else []
+        environment = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        children = [
+            Child(
+                f"worker {number}",
+                [*program, "worker", "--fd", str(fd), "--number", str(number), *config],
+                environment,
+                [fd],
+            )
+            for number in range(1, settings.proxy.workers + 1)
+        ]
+        children.append(Child("controller", [*program, "controller", "--fd", str(admin_fd), *config], {}, [admin_fd]))
+        print(
+            f"Stillroom listens on http://{settings.proxy.host}:{settings.proxy.port}/v1 and asks "
+            f"{settings.teacher.url}; everything it keeps is under {settings.folder} (process {os.getpid()}; Ctrl-C stops it)",
+            flush=True,
         )
-        for number in range(1, settings.proxy.workers + 1)
-    ]
-    children.append(Child("controller", [*program, "controller", "--fd", str(admin_fd), *config], {}, [admin_fd]))
-    print(
-        f"Stillroom listens on http://{settings.proxy.host}:{settings.proxy.port}/v1 and asks {settings.teacher.url}; "
-        f"everything it keeps is under {settings.folder} (process {os.getpid()}; Ctrl-C stops it)",
-        flush=True,
-    )
-    buried = partial(mark_process_dead, path=str(settings.metrics))
+        buried = partial(mark_process_dead, path=str(metrics))
 
-    async def supervised(stop: asyncio.Event) -> None:
-        supervising = asyncio.create_task(supervise(children, stop, buried=buried))
-        await stop.wait()
-        for listening in (fd, admin_fd):  # While ours are open, the kernel takes connections nobody will serve.
-            os.close(listening)
-        await supervising
+        async def supervised(stop: asyncio.Event) -> None:
+            supervising = asyncio.create_task(supervise(children, stop, buried=buried))
+            await stop.wait()
+            for listening in (fd, admin_fd):  # While ours are open, the kernel takes connections nobody will serve.
+                os.close(listening)
+            await supervising
 
-    asyncio.run(_until_signal(supervised))
-    return 0
+        asyncio.run(_until_signal(supervised))
+        return 0
 
 
 def worker(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,10 @@
 """Traffic does not depend on storage, and stopping does not cut it off: real processes, real damage, real signals."""
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +20,7 @@ from proxy.log import open_log
 from proxy.migrations import migrate
 from proxy.settings import LogSettings
 from tests.deployment import PROGRAM, ROOT, up
+from tests.proxy.test_spool import small_disk
 from tests.servers import eventually, free_port, serving
 
 CHUNK = b'data: {"model": "gpt-4o", "choices": [{"index": 0, "delta": {"content": "x"}}]}\n\n'
@@ -25,24 +28,28 @@ PAUSES = 100
 ASKED = {"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
 
 
-async def slow_teacher(scope: Any, receive: Any, send: Any) -> None:
-    """A stream of some seconds."""
-    if scope["type"] != "http":
-        return
-    await receive()
-    headers = [(b"content-type", b"text/event-stream")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for _ in range(PAUSES):
-        await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
-        await asyncio.sleep(0.05)
-    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+def streaming(pauses: int) -> Any:
+    """A teacher that takes some seconds for a stream, if there are many pauses in it."""
+
+    async def teacher(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await receive()
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for _ in range(pauses):
+            await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+            await asyncio.sleep(0.05)
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    return teacher
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """`stillroom serve` over the slow teacher; the process and the URL of its proxy."""
+def served(folder: Path, pauses: int = PAUSES) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """`stillroom serve` over such a teacher; the process and the URL of its proxy."""
     port, config = free_port(), folder / "stillroom.toml"
-    with serving(slow_teacher) as teacher:
+    with serving(streaming(pauses)) as teacher:
         config.write_text(
             f'home = "home"\n[teacher]\nurl = "{teacher.removesuffix("/v1")}"\n[proxy]\nport = {port}\n'
             f"[admin]\nport = {free_port()}\n[spool]\nrotate_seconds = 0.2\n[serving]\nport = 1\n"
@@ -123,3 +130,28 @@ def test_traffic_flows_whatever_the_log_is_like(tmp_path: Path, damage: str) -> 
     if damage == "garbage":
         rows = open_log(LogSettings(), home, read_only=True).query("SELECT id FROM exchanges")
         assert rows == [(answer.headers["x-stillroom-exchange"],)]
+
+
+def test_a_start_on_a_disk_that_is_full_by_now_serves_and_records_once_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "home", "24m") as home:
+        with served(tmp_path, pauses=1) as (_, url):
+            assert httpx.post(f"{url}/v1/chat/completions", json=ASKED, timeout=60).status_code == 200
+        before, ballast = len(recorded(tmp_path)), home / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        with served(tmp_path, pauses=1) as (process, url):
+            for _ in range(20):
+                assert httpx.post(f"{url}/v1/chat/completions", json=ASKED, timeout=60).status_code == 200
+            assert len(recorded(tmp_path)) == before
+            ballast.unlink()
+            ids = set()
+
+            def kept() -> bool:
+                ids.add(httpx.post(f"{url}/v1/chat/completions", json=ASKED).headers["x-stillroom-exchange"])
+                return len(recorded(tmp_path)) > before
+
+            eventually(kept, 60)
+            assert process.poll() is None
+        assert len({record["id"] for record in recorded(tmp_path)} & ids) == len(recorded(tmp_path)) - before
+        assert not re.search(r"worker 1 ended", (tmp_path / "serve.log").read_text())

@@ -75,7 +75,8 @@ def serve(arguments: argparse.Namespace) -> int:
         children.append(Child("controller", [*program, "controller", "--fd", str(admin_fd), *config], {}, [admin_fd]))
         print(
             f"Stillroom listens on http://{settings.proxy.host}:{settings.proxy.port}/v1 and asks "
-            f"{settings.teacher.url}; everything it keeps is under {settings.folder} (process {os.getpid()}; Ctrl-C stops it)",
+            f"{settings.teacher.url}; everything it keeps is under {settings.folder} "
+            f"(process {os.getpid()}; Ctrl-C stops it)",
             flush=True,
         )
         buried = partial(mark_process_dead, path=str(metrics))

@@ -2,71 +2,99 @@
 
 Everything else goes through untouched. litellm is imported at the first such request, in a thread, so a worker that
 only relays bytes never loads it. Bytes cannot be kept here: the answer is what litellm makes of the provider's.
+
+litellm takes its own settings from where it takes a request's, so a client gets only those named here: any other
+would let it choose who is sent the operator's key. That key is the provider's own variable (ANTHROPIC_API_KEY, ...):
+the teacher's key was meant for another host.
 """
 
 import asyncio
 import importlib
 import json
+import logging
 import os
-from collections.abc import AsyncIterator
 from typing import Any
 
 from proxy.derive import CHAT
-from proxy.errors import envelope
+from proxy.errors import BadInput, envelope
 from proxy.headers import Headers, header
+from proxy.patterns import SECRETS_ONLY
+from proxy.redact import Redactor
 from proxy.relay import Upstream, UpstreamResponse
 from proxy.settings import TeacherSettings
+from proxy.translated import Failures, Translated, streamed, whole
 from proxy.upstream import teacher_key
+
+_PASSED = frozenset(
+    {
+        "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
+        "max_tokens", "messages", "modalities", "model", "n", "parallel_tool_calls", "prediction", "presence_penalty",
+        "prompt_cache_key", "reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier", "stop",
+        "store", "stream", "stream_options", "temperature", "thinking", "tool_choice", "tools", "top_k",
+        "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+    }
+)  # fmt: skip
+# These sign in with what the machine has, whatever key a client brings.
+_WITHOUT_KEYS = ("vertex_ai", "sagemaker", "github_copilot", "oci", "sap")
+_SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+_SHORTEST_SECRET = 6  # characters; shorter ones are words
 
 
 def translating(inner: Upstream, settings: TeacherSettings) -> Upstream:
     """`inner` itself, or with translation in front where the settings name prefixes."""
-    return TranslatingTeacher(inner, settings.translate, teacher_key(settings)) if settings.translate else inner
+    if not settings.translate:
+        return inner
+    keyless = next((prefix for prefix in settings.translate if prefix.startswith(_WITHOUT_KEYS)), None)
+    if keyless and not settings.key_env:
+        raise BadInput(
+            f"teacher.translate names {keyless!r}, which takes no key of a client: set teacher.key_env, or leave it"
+        )
+    return TranslatingTeacher(inner, settings)
 
 
 class TranslatingTeacher:
     """An upstream that hands requests for models such as `anthropic/...` to litellm, and the others to `inner`."""
 
-    def __init__(self, inner: Upstream, prefixes: tuple[str, ...], key: str) -> None:
-        """`key` is the configured teacher key; empty means the client's own bearer token."""
-        self._inner, self._prefixes, self._key = inner, prefixes, key
+    def __init__(self, inner: Upstream, settings: TeacherSettings) -> None:
+        """Without `key_env` clients' own bearer tokens are the providers' keys."""
+        self._inner, self._prefixes = inner, settings.translate
+        self._own_keys = bool(teacher_key(settings))
+        self._timeouts = settings.connect_timeout, settings.read_timeout
+        self._redactor = Redactor(SECRETS_ONLY)
+        self._litellm: Any = None
 
     async def forward(self, method: str, target: str, headers: Headers, body: bytes) -> UpstreamResponse:
         """Translate, or pass on; raises what `inner` raises."""
         asked = _chat(target, body)
         if asked is None or not str(asked.get("model")).startswith(self._prefixes):
             return await self._inner.forward(method, target, headers, body)
-        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # Else the import reaches for the network.
-        litellm: Any = await asyncio.to_thread(importlib.import_module, "litellm")
-        litellm.suppress_debug_info = True
-        errors: Any = importlib.import_module("openai")  # litellm's own exceptions derive from this client's
+        key = None if self._own_keys else _bearer(headers)
+        wrong = _refusal(asked, bool(key) or self._own_keys)
+        if wrong is not None:
+            return wrong
+        if self._litellm is None:
+            self._litellm = await asyncio.to_thread(_load)
+        return await self._translate(asked, key)
+
+    async def _translate(self, asked: dict[str, Any], key: str | None) -> UpstreamResponse:
+        connect, read = self._timeouts
+        timeout = importlib.import_module("httpx").Timeout(read, connect=connect)
+        failures = Failures(asked["model"].partition("/")[0], _secrets(key), self._redactor)
         try:
-            answer = await litellm.acompletion(**asked, api_key=self._key or _bearer(headers), num_retries=0)
-        except (errors.OpenAIError, ValueError, TypeError) as error:
-            status = int(getattr(error, "status_code", 400) or 400)
-            return Translated(status, b"application/json", _once(envelope(str(error), type(error).__name__)))
-        if asked.get("stream"):
-            return Translated(200, b"text/event-stream; charset=utf-8", _events(answer))
-        return Translated(200, b"application/json", _once(answer.model_dump_json().encode()))
+            answer = await self._litellm.acompletion(
+                **asked, api_key=key, num_retries=0, max_retries=0, timeout=timeout
+            )
+            return await streamed(answer, failures) if asked.get("stream") else whole(answer)
+        except Exception as error:  # litellm's own have no base in common, and what a provider sends can raise any.
+            return failures.answer(error)
 
 
-class Translated:
-    """A translated answer, in the shape the relay reads from an HTTP client."""
-
-    deployment, attempts = "", 1
-
-    def __init__(self, status: int, content_type: bytes, pieces: AsyncIterator[bytes]) -> None:
-        """`pieces` is the body."""
-        self.status, self._pieces = status, pieces
-        self.raw_headers = ((b"content-type", content_type),)
-        self.content_type = content_type.decode().partition(";")[0]
-
-    def pieces(self) -> AsyncIterator[bytes]:
-        """The body, piece by piece."""
-        return self._pieces
-
-    def close(self) -> None:
-        """Nothing is held open here: litellm ends its request when the iterator goes."""
+def _load() -> Any:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # Else the import reaches for the network.
+    litellm: Any = importlib.import_module("litellm")
+    litellm.suppress_debug_info = True
+    logging.getLogger("LiteLLM").disabled = True  # It may quote requests and keys.
+    return litellm
 
 
 def _chat(target: str, body: bytes) -> dict[str, Any] | None:
@@ -74,21 +102,43 @@ def _chat(target: str, body: bytes) -> dict[str, Any] | None:
         return None
     try:
         asked = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return asked if isinstance(asked, dict) else None
 
 
+def _refusal(asked: dict[str, Any], has_key: bool) -> Translated | None:
+    """What litellm must not be asked, as an answer; None where nothing is wrong."""
+    if not has_key:
+        text = "no key came with the request: send the provider's own as Authorization: Bearer"
+        return Translated(401, envelope(text, "invalid_request_error", "invalid_api_key"))
+    other = next((name for name in asked if name not in _PASSED), None)
+    if other is not None:
+        text = f"{other!r} cannot be translated for {asked['model']}: leave it out"
+        return Translated(400, envelope(text, "invalid_request_error", "unsupported_parameter"))
+    tools = asked.get("tools") or []
+    if not _objects(asked.get("messages")) or not _objects(tools) or not all(map(_is_tool, tools)):
+        text = "messages and tools must be lists of objects as OpenAI has them, and tools none of type 'mcp'"
+        return Translated(400, envelope(text, "invalid_request_error"))
+    return None
+
+
+def _objects(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
+
+
+def _is_tool(tool: dict[str, Any]) -> bool:
+    """litellm leaves out what it does not understand, and goes to MCP servers itself."""
+    kind = tool.get("type")
+    return isinstance(tool.get("function"), dict) if kind == "function" else kind != "mcp"
+
+
 def _bearer(headers: Headers) -> str | None:
-    value = header(headers, b"authorization") or b""
-    return value.decode("latin-1").removeprefix("Bearer ") or None
+    scheme, _, token = (header(headers, b"authorization") or b"").decode("latin-1").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
-
-
-async def _events(chunks: Any) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        yield b"data: " + chunk.model_dump_json(exclude_none=True).encode() + b"\n\n"
-    yield b"data: [DONE]\n\n"
+def _secrets(key: str | None) -> list[str]:
+    """What no message may show: the client's key, and those in this process's environment."""
+    values = [value for name, value in os.environ.items() if name.upper().endswith(_SECRET_NAMES)]
+    return [value for value in (key or "", *values) if len(value) >= _SHORTEST_SECRET]

@@ -60,7 +60,12 @@ def _shipped() -> dict[str, Any]:
     if spec is None or not spec.submodule_search_locations:
         raise Unavailable("litellm is not installed, and its price map with it: pip install stillroom again")
     shipped: dict[str, Any] = json.loads((Path(spec.submodule_search_locations[0]) / _MAP).read_text(encoding="utf-8"))
-    return shipped
+    return {**{_with_provider(name, entry): entry for name, entry in shipped.items()}, **shipped}
+
+
+def _with_provider(name: str, entry: Mapping[str, Any]) -> str:
+    """As clients name a model that is translated: `anthropic/claude-...` has its price under `claude-...`."""
+    return name if "/" in name else f"{str(entry.get('litellm_provider')).removesuffix('_converse')}/{name}"
 
 
 def _length(entry: Mapping[str, Any], name: str, default: int) -> int:

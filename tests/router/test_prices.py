@@ -65,6 +65,14 @@ def test_the_shipped_map_holds_dollars_per_million(shipped: dict[str, Price]) ->
     assert (mini.input, mini.output, mini.cached_input) == pytest.approx((0.15, 0.6, 0.075))
 
 
+@pytest.mark.parametrize("prefix", ["anthropic/", "bedrock/"])
+def test_a_translated_model_costs_what_it_does_under_its_own_name(prefix: str, shipped: dict[str, Price]) -> None:
+    name = {"anthropic/": "claude-haiku-4-5", "bedrock/": "anthropic.claude-haiku-4-5-20251001-v1:0"}[prefix]
+    assert shipped[prefix + name] == shipped[name]
+    assert "gemini/" + name not in shipped
+    assert model_sizes(Sizes(1, 2))(prefix + name) == model_sizes(Sizes(1, 2))(name) != Sizes(1, 2)
+
+
 def test_litellm_is_read_but_not_imported() -> None:
     program = "import sys; from router.prices import price_map; assert price_map({}); print('litellm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -51,25 +51,24 @@ def serve(arguments: argparse.Namespace) -> int:
     from proxy.listening import bound, descriptor
     from proxy.logs import set_up
     from proxy.metrics_folder import metrics_folder
+    from proxy.names import require_names
     from proxy.supervisor import Child, supervise
 
     settings = load_settings(arguments.config)
     set_up(settings.logging.format, settings.logging.level, "serve")
     connect(settings.teacher)  # Refuse to start, rather than fail each request, when a key is missing.
     admin_token(settings.admin)
+    if settings.redaction.names:
+        require_names()
     fd = descriptor(bound(settings.proxy.host, settings.proxy.port))
     admin_fd = descriptor(bound(settings.admin.host, settings.admin.port))
     with metrics_folder(settings.metrics) as metrics:
         program = [sys.executable, "-m", "stillroom"]
         config = ["--config", str(arguments.config)] if arguments.config else []
         environment = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        asking = [*program, "worker", "--fd", str(fd), *config, "--number"]
         children = [
-            Child(
-                f"worker {number}",
-                [*program, "worker", "--fd", str(fd), "--number", str(number), *config],
-                environment,
-                [fd],
-            )
+            Child(f"worker {number}", [*asking, str(number)], environment, [fd])
             for number in range(1, settings.proxy.workers + 1)
         ]
         children.append(Child("controller", [*program, "controller", "--fd", str(admin_fd), *config], {}, [admin_fd]))

@@ -244,8 +244,10 @@ def _free(log: Log, settings: Settings) -> int:
 
 
 def _notes(settings: Settings, user: str) -> Iterable[str]:
-    if find(user, settings.redaction):
-        yield "redaction replaces this id in bodies before they are kept: of those, only what a tenant names was found"
+    known = find(user, replace(settings.redaction, names=False))
+    if known or settings.redaction.names:
+        how = "replaces" if known else "may replace"
+        yield f"redaction {how} this id in bodies before they are kept: of those, only what a tenant names was found"
     if settings.log.catalog.startswith("postgres"):
         yield "the catalog is PostgreSQL's: run VACUUM FULL there, and mind its write-ahead log and backups"
     if making := [folder.name for folder in settings.students.glob(".making-*")]:

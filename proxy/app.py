@@ -12,6 +12,7 @@ from pathlib import Path
 from fastapi import FastAPI, Response
 
 from proxy.admitting import Admit, admit_everybody
+from proxy.apart import Apart
 from proxy.counters import FLUSH_SECONDS, Counters
 from proxy.deciding import Decide, always_teacher
 from proxy.deployments import connect
@@ -56,6 +57,7 @@ def create_app(
     `running` is open while the app serves: what `decide` needs besides.
     """
     counters = Counters()
+    redactor = Apart(redaction) if redaction.names else Redactor(redaction)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -63,7 +65,8 @@ def create_app(
         writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds, spool.min_free_mb << 20)
         upstream = connect(teacher)
         options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage)
-        keeper = Keeper(writer, Redactor(redaction), counters)
+        keeper = Keeper(writer, redactor, counters)
+        await keeper.open()
         app.relay = Relay(translating(upstream, teacher), keeper, counters, decide, options, admit)
         rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
         flushing = asyncio.create_task(_flush(counters, upstream))
@@ -73,6 +76,7 @@ def create_app(
         finally:
             for task in (rotating, flushing):
                 task.cancel()
+            await keeper.close()
             counters.flush()
             upstream.close()
             writer.rotate()

@@ -34,7 +34,8 @@ FALLBACKS = {
 }
 SERVED_BY = ("teacher", "student")
 STATUSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx", OTHER)  # by the first digit; none: there was no answer
-REFUSED, DROPPED = ("body_too_large", "key", "model", "requests", "tokens", "budget"), ("record", "spool", "disk")
+REFUSED = ("body_too_large", "key", "model", "requests", "tokens", "budget")
+DROPPED = ("record", "spool", "disk", "redaction")
 
 
 class Counters:

@@ -1,10 +1,16 @@
 """Owns that an exchange is recorded exactly once, however it ends, and counted either way.
 
 Must not know how it was answered. Whatever fails here, the spool or the making of a record, never fails the client.
+Where making a record takes long, another process does it, and who is about to send the last byte waits for it
+(`written`). Of what may collide then, privacy wins over completeness, and both over speed: what could not be redacted
+is not kept, but counted.
 """
 
+import asyncio
+import dataclasses
 import logging
 
+from proxy.apart import Apart, NotMade
 from proxy.counters import Counters
 from proxy.exchange import Exchange
 from proxy.redact import Redactor
@@ -16,9 +22,22 @@ _log = logging.getLogger("stillroom.proxy")
 class Keeper:
     """One per worker."""
 
-    def __init__(self, spool: SpoolWriter, redactor: Redactor, counters: Counters) -> None:
+    def __init__(self, spool: SpoolWriter, redactor: Redactor | Apart, counters: Counters) -> None:
         """Hold the collaborators."""
         self._spool, self._redactor, self._counters = spool, redactor, counters
+        self._making: dict[str, asyncio.Task[None]] = {}
+
+    async def open(self) -> None:
+        """Before the first exchange; whoever opens must close."""
+        if isinstance(self._redactor, Apart):
+            await self._redactor.start()
+
+    async def close(self) -> None:
+        """After the last exchange; all are recorded then."""
+        if self._making:
+            await asyncio.wait(self._making.values())
+        if isinstance(self._redactor, Apart):
+            self._redactor.stop()
 
     def keep(self, exchange: Exchange) -> None:
         """Record the exchange as it stands; only the first call for an exchange counts."""
@@ -29,12 +48,36 @@ class Keeper:
         if not exchange.capture:
             self._counters.opted_out.inc()
             return
+        if isinstance(self._redactor, Apart):
+            now = dataclasses.replace(exchange, response=bytes(exchange.response))  # A stream may go on.
+            making = asyncio.get_running_loop().create_task(self._keep_apart(now, self._redactor))
+            self._making[exchange.id] = making
+            making.add_done_callback(lambda _: self._making.pop(exchange.id))
+            return
         try:
             line = exchange.line(self._redactor)
         except Exception:  # Whatever a body does to us, the client gets its answer, and nothing unredacted is kept.
             self._counters.dropped.labels("record").inc()
             _log.exception("exchange %s is not recorded: this is a defect", exchange.id)
             return
+        self._write(line)
+
+    async def written(self, exchange: Exchange) -> None:
+        """Returns once an exchange that is to be kept is, or will never be; at most apart.PATIENCE seconds later."""
+        making = self._making.get(exchange.id)
+        if making is not None:
+            await asyncio.wait([making])  # Whoever hangs up meanwhile ends the waiting, not the making.
+
+    async def _keep_apart(self, exchange: Exchange, apart: Apart) -> None:
+        try:
+            line = await apart.line(exchange)
+        except NotMade as error:
+            self._counters.dropped.labels("redaction").inc()
+            _log.error("exchange %s is not recorded, as it could not be redacted: %s", exchange.id, error)
+        else:
+            self._write(line)
+
+    def _write(self, line: bytes) -> None:
         try:
             self._spool.append(line)
         except SpoolFull:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-SECRET, IBAN, CARD, EMAIL, PHONE, IP = KINDS = ("SECRET", "IBAN", "CARD", "EMAIL", "PHONE", "IP")
+SECRET, IBAN, CARD, EMAIL, PHONE, IP, NAME = KINDS = ("SECRET", "IBAN", "CARD", "EMAIL", "PHONE", "IP", "NAME")
 """The kinds, surest first: of values that overlap the first kind names what they become."""
 
 
@@ -23,6 +23,8 @@ class Redaction:
     cards: bool = False
     ibans: bool = False
     ips: bool = False
+    names: bool = False
+    """Of people; `find` has to be told where they are."""
 
 
 SECRETS_ONLY = Redaction()
@@ -37,6 +39,7 @@ class Span(NamedTuple):
 
 
 Where = tuple[int, int]
+Finder = Callable[[str], Iterator[Where]]
 # Text may itself be JSON or a URL: the letter of an escape before a value is not a part of it.
 _ESCAPES = (r"\\[nrtbf]", r"%[0-9A-Fa-f][0-9A-Fa-f]", r"\\u[0-9A-Fa-f]{4}")
 
@@ -278,9 +281,9 @@ def _is_ip(value: str) -> bool:
     return True
 
 
-def find(text: str, options: Redaction) -> list[Span]:
-    """The values in a text, in order; none overlaps another."""
-    finders: tuple[tuple[bool, str, Callable[[str], Iterator[Where]]], ...] = (
+def find(text: str, options: Redaction, people: Finder | None = None) -> list[Span]:
+    """The values in a text, in order; none overlaps another. `people` says where people are named."""
+    finders: tuple[tuple[bool, str, Finder], ...] = (
         (True, SECRET, _tokens),
         (True, SECRET, _assigned),
         (options.ibans, IBAN, _ibans),
@@ -289,6 +292,8 @@ def find(text: str, options: Redaction) -> list[Span]:
         (options.phones, PHONE, _phones),
         (options.ips, IP, _ips),
     )
+    if people is not None:
+        finders = (*finders, (True, NAME, people))
     spans = [Span(start, end, kind) for wanted, kind, finder in finders if wanted for start, end in finder(text)]
     merged: list[Span] = []
     for span in sorted(spans):
@@ -309,6 +314,6 @@ _SECRETS = (
 
 def suspects(options: Redaction) -> tuple[bytes, ...]:
     """Patterns for a Glance: where it sees none of them in bytes, `find` finds nothing in what these spell in ASCII."""
-    if options.phones or options.cards or options.ibans or options.ips:
-        return (rb"(?s).",)  # Digits are everywhere.
+    if options.phones or options.cards or options.ibans or options.ips or options.names:
+        return (rb"(?s).",)  # Digits and names are everywhere.
     return (*_SECRETS, rb"@|%40") if options.emails else _SECRETS

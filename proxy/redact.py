@@ -1,17 +1,21 @@
 """Owns the copy of an exchange's bodies that may be persisted: secrets and chosen personal data become placeholders.
 
 Must not know what counts as such data, nor who keeps the copy; what goes over the wire is never touched. One value gets
-one placeholder in all of an exchange, so that what a student learns from stays consistent.
+one placeholder in all of an exchange, so that what a student learns from stays consistent. Names of people are looked
+for in the texts only, in none of the keys; one found in any text of an exchange is taken out wherever it stands.
 """
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from proxy.glance import Glance
-from proxy.patterns import PLACEHOLDERS, SECRET, Redaction, Span, find, is_secret_name, suspects
+from proxy.patterns import PLACEHOLDERS, SECRET, Finder, Redaction, Span, find, is_secret_name, suspects
 
 Body = bytes | bytearray
+People = Callable[[list[str]], Finder]
+"""Given all texts of an exchange, what finds in any text the people they name."""
 
 _BLANK = b" \t\r\n\0\xef\xbb\xbf\xff\xfe"  # What may be before JSON: white space and the marks of an encoding.
 _OPENS = (b"{", b"[", b'"')
@@ -33,9 +37,11 @@ _WHOLE = frozenset({"id", "object", "model", "type", "role", "system_fingerprint
 class Redactor:
     """Redacts one exchange at a time; holds nothing of it afterwards."""
 
-    def __init__(self, options: Redaction) -> None:
-        """Secrets are always taken out, personal data by `options`."""
-        self._options = options
+    def __init__(self, options: Redaction, people: People | None = None) -> None:
+        """Secrets are always taken out, personal data by `options`; names only with `people`, or ValueError."""
+        if options.names and people is None:
+            raise ValueError("names are to be redacted, but nothing finds them")
+        self._options, self._people = options, people
         self._may_hold = Glance(suspects(options))
         self._as_it_stands = Glance([*suspects(options), *_HIDDEN])
         self._interleaved = Glance(_INTERLEAVED)
@@ -44,40 +50,43 @@ class Redactor:
         """Both bodies redacted; the very same objects where nothing was found. Bodies are given decoded, not zipped."""
         if _is_json(request) and _is_json(response) and self._harmless(b"\n".join((request, response))):
             return request, response  # Looked at together, as nearly all are: half the cost.
-        names = _Names(request, response)
-        return self._body(request, names), self._body(response, names)
+        marks = _Placeholders(request, response)
+        if self._people is not None:
+            marks.people = self._people(_texts(request) + _texts(response))
+        return self._body(request, marks), self._body(response, marks)
 
     def text(self, text: str) -> str:
         """One short text redacted, such as a query string or an error; the same object where nothing was found."""
         if not text:
             return text
-        names = _Names(text.encode("utf-8", "surrogatepass"))
+        marks = _Placeholders(text.encode("utf-8", "surrogatepass"))
+        people = self._people([text]) if self._people is not None else None
         for _ in range(_ROUNDS):
-            spans = find(text, self._options)
+            spans = find(text, self._options, people)
             if not spans:
                 break
-            text = _put([text], names.of(text, spans))[0]
+            text = _put([text], marks.of(text, spans))[0]
         return text
 
-    def _body(self, body: Body, names: "_Names") -> Body:
+    def _body(self, body: Body, marks: "_Placeholders") -> Body:
         """Again until nothing is found: only once a value is out may the text around it spell another."""
         for _ in range(_ROUNDS):
-            redacted = self._once(body, names)
+            redacted = self._once(body, marks)
             if redacted is body:
                 break
             body = redacted
         return body
 
-    def _once(self, body: Body, names: "_Names") -> Body:
+    def _once(self, body: Body, marks: "_Placeholders") -> Body:
         if self._harmless(body) and (_is_json(body) or not self._spells(body)):
             return body
         if not _is_json(body):
-            return self._stream(body, names)
+            return self._stream(body, marks)
         try:
             values = [json.loads(body, object_pairs_hook=_object)]
-            return _dumps(values[0]) if self._values(values, names) else body
+            return _dumps(values[0]) if self._values(values, marks) else body
         except (ValueError, RecursionError):
-            return self._stream(body, names)
+            return self._stream(body, marks)
 
     def _harmless(self, body: Body) -> bool:
         """Whether nothing in the body, read as it stands, can be a value to take out."""
@@ -92,64 +101,82 @@ class Redactor:
             texts.setdefault(bytes(name), []).append(piece)  # a bytearray has no hash
         return any(self._may_hold(b"".join(pieces)) for pieces in texts.values())
 
-    def _stream(self, body: Body, names: "_Names") -> Body:
+    def _stream(self, body: Body, marks: "_Placeholders") -> Body:
         """Server-sent events; whatever is between them is plain text, as is all of a body without any."""
-        parts: list[Body] = []  # Text and event in turn.
-        values: list[Any] = []
-        at = 0
-        for match in _DATA.finditer(body):
-            try:
-                values.append(json.loads(match[1]))
-            except (ValueError, RecursionError):
-                continue
-            parts += body[at : match.start()], match[0]
-            at = match.end()
-        parts.append(body[at:])
+        parts, values = _split(body)
         changed = False
-        for index in self._values(values, names) if values else ():
+        for index in self._values(values, marks) if values else ():
             parts[2 * index + 1], changed = b"data: " + _dumps(values[index]), True
         if self._may_hold(b"\n".join(parts[::2])):
             for index in range(0, len(parts), 2):
                 text = parts[index].decode("utf-8", "surrogateescape")
-                if not text.isspace() and (spans := find(text, self._options)):
-                    parts[index] = _put([text], names.of(text, spans))[0].encode("utf-8", "surrogateescape")
+                if not text.isspace() and (spans := find(text, self._options, marks.people)):
+                    parts[index] = _put([text], marks.of(text, spans))[0].encode("utf-8", "surrogateescape")
                     changed = True
         return b"".join(parts) if changed else body
 
-    def _values(self, values: list[Any], names: "_Names") -> set[int]:
+    def _values(self, values: list[Any], marks: "_Placeholders") -> set[int]:
         """Redact JSON values in place; which of them changed."""
         strings = _Strings(values)
-        texts = ["".join([leaf[3] for leaf in leaves]) for leaves in strings.pieces.values()]
+        texts = strings.texts()
         everything = "\n".join([*texts, *strings.whole, *strings.keys])
         if not self._may_hold(everything.encode("utf-8", "surrogatepass")):
             return set()
         changed: set[int] = set()
         for ((_, name), leaves), text in zip(strings.pieces.items(), texts, strict=True):
-            if spans := self._find(str(name), text):
-                changed |= _rewrite(leaves, names.of(text, spans))
+            if spans := self._find(str(name), text, marks):
+                changed |= _rewrite(leaves, marks.of(text, spans))
         for text, leaves in strings.whole.items():
             if spans := find(text, self._options):
-                changed.update(*[_rewrite([leaf], names.of(text, spans)) for leaf in leaves])
+                changed.update(*[_rewrite([leaf], marks.of(text, spans)) for leaf in leaves])
         spans_of = {key: spans for key in strings.keys if (spans := find(key, self._options))}
         if spans_of:
-            renamed = {key: _put([key], names.of(key, spans))[0] for key, spans in spans_of.items()}
+            renamed = {key: _put([key], marks.of(key, spans))[0] for key, spans in spans_of.items()}
             changed.update(index for index, value in enumerate(values) if _rename(value, renamed))
         return changed
 
-    def _find(self, name: str, text: str) -> list[Span]:
+    def _find(self, name: str, text: str, marks: "_Placeholders") -> list[Span]:
         if text and is_secret_name(name) and not PLACEHOLDERS.fullmatch(text):
             return [Span(0, len(text), SECRET)]
-        return find(text, self._options)
+        return find(text, self._options, marks.people)
 
 
 def _is_json(body: Body) -> bool:
     return body.startswith(_OPENS) or body[:64].lstrip(_BLANK).startswith(_OPENS)
 
 
-class _Names:
+def _split(body: Body) -> tuple[list[Body], list[Any]]:
+    """Server-sent events: text and event in turn, and what the events hold."""
+    parts: list[Body] = []
+    values: list[Any] = []
+    at = 0
+    for match in _DATA.finditer(body):
+        try:
+            values.append(json.loads(match[1]))
+        except (ValueError, RecursionError):
+            continue
+        parts += body[at : match.start()], match[0]
+        at = match.end()
+    parts.append(body[at:])
+    return parts, values
+
+
+def _texts(body: Body) -> list[str]:
+    """All that a body says, each text in one piece; keys and what a stream repeats are left out."""
+    if _is_json(body):
+        try:
+            return _Strings([json.loads(body, object_pairs_hook=_object)]).texts()
+        except (ValueError, RecursionError):
+            pass  # Then it is redacted as text, too.
+    parts, values = _split(body)
+    return [*_Strings(values).texts(), *[part.decode("utf-8", "replace") for part in parts[::2]]]
+
+
+class _Placeholders:
     """The placeholders of one exchange, numbered as their values appear; one that a body already has is left out."""
 
     def __init__(self, *bodies: Body) -> None:
+        self.people: Finder | None = None
         self._bodies = bodies
         self._given: dict[tuple[str, str], str] = {}
         self._last: dict[str, int] = {}
@@ -213,6 +240,10 @@ class _Strings:
         self.whole: dict[str, list[_Leaf]] = {}
         for value in range(len(values)):
             self._item(value, values, value, (0, 0), False)
+
+    def texts(self) -> list[str]:
+        """What each place says, its pieces put together."""
+        return ["".join([leaf[3] for leaf in leaves]) for leaves in self.pieces.values()]
 
     def _item(self, value: int, holder: Any, at: Any, key: tuple[int, str | int], tokens: bool) -> None:
         item = holder[at]

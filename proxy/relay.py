@@ -1,8 +1,8 @@
 """Owns the hot path: read the request, decide, forward bytes, spool one record in a `finally`.
 
-A raw ASGI callable. Must not parse bodies, touch a database or wait for anything but the upstream. An exchange is in
-the spool before the client gets its last byte: the last chunk of a plain answer, and the `[DONE]` of a stream, wait
-for it. Where anything of ours fails, the client still gets the teacher's answer.
+A raw ASGI callable. Must not parse bodies, touch a database or wait for anything but the upstream and the record. An
+exchange is in the spool before the client gets its last byte: the last chunk of a plain answer, and the `[DONE]` of a
+stream, wait for it. Where anything of ours fails, the client still gets the teacher's answer.
 """
 
 import asyncio
@@ -197,6 +197,7 @@ class Relay:
         except OSError as error:
             exchange.partial, exchange.error = True, exchange.error or f"upstream died: {type(error).__name__}"
             self._keeper.keep(exchange)
+            await self._keeper.written(exchange)
             if not exchange.stream:
                 return  # The answer stays unfinished: the server closes the connection, so the client can tell.
             event = b"\n\ndata: " + envelope("the upstream broke off", "upstream_error", "stream_interrupted") + b"\n\n"
@@ -214,6 +215,7 @@ class Relay:
                 await send({"type": "http.response.body", "body": held, "more_body": True})
             held = chunk
         self._keeper.keep(exchange)
+        await self._keeper.written(exchange)
         await send({"type": "http.response.body", "body": held, "more_body": False})
 
     async def _pass_stream(
@@ -227,10 +229,12 @@ class Relay:
             received += chunk
             if _DONE in received[-len(chunk) - len(_DONE) :] or (responses and _is_last_of_response(received)):
                 self._keeper.keep(exchange)
+                await self._keeper.written(exchange)
             passed = chunk if stripper is None else stripper.feed(chunk)
             if passed:
                 await send({"type": "http.response.body", "body": passed, "more_body": True})
         self._keeper.keep(exchange)
+        await self._keeper.written(exchange)
         rest = b"" if stripper is None else stripper.end()
         await send({"type": "http.response.body", "body": rest, "more_body": False})
 
@@ -241,6 +245,7 @@ class Relay:
         exchange.status, exchange.response = status, body
         exchange.first_byte()
         self._keeper.keep(exchange)
+        await self._keeper.written(exchange)
         await _answer(send, status, body, [(b"content-type", content_type), *_about(exchange)])
 
 

@@ -1,13 +1,16 @@
+import asyncio
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from proxy.apart import Apart
 from proxy.counters import Counters
 from proxy.exchange import Exchange
 from proxy.keeping import Keeper
-from proxy.patterns import SECRETS_ONLY
+from proxy.patterns import SECRETS_ONLY, Redaction
 from proxy.redact import Body, Redactor
 from proxy.replay import create_replay
 from proxy.spool import SpoolWriter, closed_segments, open_segments
@@ -65,3 +68,34 @@ def test_an_exchange_that_makes_no_record_is_dropped_not_raised(
     assert counted == {"stillroom_dropped_total": 1.0}
     assert lines == []
     assert "01A is not recorded: this is a defect" in caplog.text
+
+
+@pytest.mark.skipif(importlib.util.find_spec("presidio_analyzer") is None, reason="needs the extra names")
+def test_a_record_that_takes_long_is_waited_for_and_survives_who_waits(tmp_path: Path) -> None:
+    spool, counters = SpoolWriter(tmp_path, 1 << 20, 60.0), Counters()
+    answers = [bytearray(b"John Smith is here"), bytearray(b"John Smith is there")]
+    exchanges = [Exchange(f"01{n}", 0.0, "POST", "/v1/x", response=answer) for n, answer in enumerate(answers)]
+    big = Exchange("01Z", 0.0, "POST", "/v1/x", response=b"John Smith " * 20_000)
+
+    async def keep_all() -> None:
+        keeper = Keeper(spool, Apart(Redaction(names=True), patience=100.0), counters)
+        await keeper.open()
+        for exchange, answer in zip(exchanges, answers, strict=True):
+            for _ in range(2):
+                keeper.keep(exchange)
+            answer += b" and goes on"
+        keeper.keep(big)
+        assert open_segments(tmp_path) == []
+        await keeper.written(exchanges[0])
+        assert open_segments(tmp_path)[0].read_bytes().count(b"\n") == 1
+        waiting = asyncio.ensure_future(keeper.written(exchanges[1]))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await keeper.close()
+
+    asyncio.run(keep_all())
+    spool.rotate()
+    kept = [json.loads(line)["response"] for line in closed_segments(tmp_path)[0].read_bytes().splitlines()]
+    assert kept == ["[NAME_1] is here", "[NAME_1] is there"]
+    assert counters.registry.get_sample_value("stillroom_captured_total") == 2
+    assert counters.registry.get_sample_value("stillroom_dropped_total", {"reason": "redaction"}) == 1

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-conformance install clean
+.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance install clean
 
 install: $(VENV)/.ready
 
@@ -41,6 +41,10 @@ bench-fuzz: install
 # 50 kills under load; takes about 12 minutes.
 bench-kills: install
 	$(BIN)/python -m tests.bench.kills $(BENCH)
+
+# What each hostile input gets, as a table; takes seconds.
+bench-hostile: install
+	$(BIN)/python -m tests.bench.hostile
 
 # The admin API by its OpenAPI document; takes about 2 minutes.
 bench-admin: install

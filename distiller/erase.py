@@ -4,8 +4,8 @@ What is promised. When `erase` returns, every exchange of the user that had ende
 files under the home folder and the log's data path; the catalog's backups are made anew, and catalogs that a repair
 set aside are deleted. One that was under way is spooled later: so the erasure is kept in mind for a day, by digest, and
 `redo`, which the controller calls every hour, finds such an exchange and ends likewise; the same for a distillation
-that had read the rows already. Money stays, its link to the exchange does not; verdicts stay, the answers in them do
-not. Weights cannot be edited: the students are named, with what to do about them.
+that had read the rows already. Money and verdicts stay, and so does the report: they get a made-up id in place of the
+exchange's, and answers in verdicts go. Weights cannot be edited: the students are named, with what to do about them.
 
 What it cannot find. Who is meant only in a prompt's text; an id that redaction took out before the exchange was kept,
 since its placeholder tells nothing of it; rows of a student's holdout whose exchange retention has dropped from the log
@@ -22,17 +22,18 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import duckdb
 
 from distiller.holdings import Holding, cut, spoken, without
 from distiller.settings import Settings
-from proxy.backup import renew
 from proxy.bodies import decoded
+from proxy.dropping import drop
 from proxy.errors import Unavailable
 from proxy.freeing import deleting, maintaining, release, rewrite, vacuum
 from proxy.ingest import Ingest
-from proxy.log import Log, catalog_file
+from proxy.log import Log
 from proxy.migrations import migrate
 from proxy.patterns import find
 from proxy.people import digest, people, scrub
@@ -46,6 +47,16 @@ IN_MIND = timedelta(days=1)  # longer than an exchange or a distillation takes
 _PATIENCE = 120.0  # seconds for workers to close their segments and the controller to ingest them
 _BREATH = 0.2
 _AT_ONCE = 1000  # rows held while looking through the log
+_UNLINK = (
+    "UPDATE verdicts SET answer = NULL {among} AND answer IS NOT NULL",
+    "UPDATE verdicts SET exchange = fresh {among}",
+    # A teacher's charge has its exchange's id for its own.
+    "UPDATE spend SET exchange = fresh, id = uuid()::VARCHAR {among}",
+)
+_AMONG = """
+FROM (SELECT unnest(CAST($ids AS VARCHAR[])) AS erased, unnest(CAST($fresh AS VARCHAR[])) AS fresh)
+WHERE exchange = erased
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,16 +178,12 @@ def _found(log: Log, person: str, since: datetime | None, before: datetime) -> d
 
 def _delete(connection: duckdb.DuckDBPyConnection, exchanges: list[str]) -> tuple[int, int, int]:
     """Exchanges deleted, answers cut, charges unlinked."""
-    counts = []
-    for statement in (
-        "DELETE FROM exchanges WHERE id IN (SELECT unnest(?))",
-        "UPDATE verdicts SET answer = NULL WHERE answer IS NOT NULL AND exchange IN (SELECT unnest(?))",
-        # A teacher's charge has its exchange's id for its own.
-        "UPDATE spend SET exchange = NULL, id = uuid()::VARCHAR WHERE exchange IN (SELECT unnest(?))",
-    ):
-        (count,) = connection.execute(statement, [exchanges]).fetchone() or (0,)
-        counts.append(int(count))
-    return counts[0], counts[1], counts[2]
+    rows = drop(connection, "id IN (SELECT unnest(CAST($ids AS VARCHAR[])))", {"ids": exchanges})
+    names = {"ids": exchanges, "fresh": [str(uuid4()) for _ in exchanges]}
+    answers, _, charges = (
+        int((connection.execute(statement.format(among=_AMONG), names).fetchone() or (0,))[0]) for statement in _UNLINK
+    )
+    return rows, answers, charges
 
 
 def _cut_cards(log: Log, conversations: frozenset[str]) -> None:
@@ -234,10 +241,8 @@ def _free(log: Log, settings: Settings) -> int:
     rewrite(log)
     now = datetime.now(UTC)
     files = release(log, now, now)
-    vacuum(settings.log, settings.folder)
-    catalog = catalog_file(settings.log, settings.folder)
+    catalog = vacuum(settings.log, settings.folder)
     if catalog is not None:
-        renew(catalog)
         for damaged in catalog.parent.glob("damaged-*"):  # Set aside by a repair: nobody can say what is in it.
             shutil.rmtree(damaged)
     return files

@@ -65,7 +65,7 @@ async def keep_backups(log: Log, settings: Settings, stop: asyncio.Event) -> Non
 
 def maintain_log(settings: Settings, now: datetime) -> None:
     """One run of maintenance: retention, compaction, and what is still to be erased."""
-    done = maintain(settings.log, settings.folder, settings.log.keep_days, now)
+    done = maintain(settings.log, settings.folder, settings.spool_folder, settings.log.keep_days, now)
     _log.info("maintenance: %d exchanges were too old and dropped, %d files freed", done.dropped, done.files)
     for late in redo(settings, now):
         names = ", ".join(one.student for one in late.learned) or "no student"

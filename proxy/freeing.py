@@ -1,10 +1,11 @@
 """Owns taking rows that were deleted or superseded off the disk. Must not know why they were deleted.
 
 DuckLake only hides a deleted row: it stays in older snapshots, in files beside a list of what is gone, in small writes
-kept inside the catalog, and in the catalog's free pages. Freeing goes through all four; each step is a transaction of
-DuckLake's own, so a process killed at any point leaves a log that reads as before, and the next run does the rest. One
-at a time: whoever expires snapshots takes from an open delete what it would notice its conflicts by, and the delete
-would be lost without a word. Readers and other writers go on; what they began before `before` may fail and is repeated.
+kept inside the catalog, in the catalog's free pages and in its backups. Freeing goes through all five; each step is a
+transaction of DuckLake's own, so a process killed at any point leaves a log that reads as before, and the next run does
+the rest. One at a time: whoever expires snapshots takes from an open delete what it would notice its conflicts by, and
+the delete would be lost without a word. Readers and other writers go on; what they began before `before` may fail and
+is repeated.
 """
 
 import contextlib
@@ -18,8 +19,9 @@ from pathlib import Path
 
 import duckdb
 
+from proxy.backup import renew
 from proxy.errors import Unavailable
-from proxy.log import Log, open_log
+from proxy.log import Log, catalog_file, open_log
 from proxy.settings import LogSettings
 
 WRITING = timedelta(hours=1)  # No transaction lasts so long: an older file that no snapshot knows is a crash's.
@@ -145,12 +147,15 @@ def release(log: Log, before: datetime, now: datetime) -> int:
     return len(removed)
 
 
-def vacuum(settings: LogSettings, home: Path) -> bool:
-    """Rewrite a SQLite catalog and empty its write-ahead log; False where the catalog is another database's matter."""
-    kind, _, target = (settings.catalog or f"sqlite:{home / 'log' / 'catalog.sqlite'}").partition(":")
-    if kind != "sqlite":
-        return False
-    done = subprocess.run([sys.executable, "-I", "-c", _VACUUM, target, str(_PATIENCE)], stderr=subprocess.DEVNULL)
-    if done.returncode:
-        raise Unavailable(f"the catalog {target} is read or written without a pause: try again later")
-    return True
+def vacuum(settings: LogSettings, home: Path) -> Path | None:
+    """Rewrite a SQLite catalog, empty its write-ahead log, and make its backups anew; Unavailable while it is in use.
+
+    Returns the catalog; None, and nothing done, where it is another database's matter.
+    """
+    catalog = catalog_file(settings, home)
+    if catalog is not None:
+        program = [sys.executable, "-I", "-c", _VACUUM, str(catalog), str(_PATIENCE)]
+        if subprocess.run(program, stderr=subprocess.DEVNULL).returncode:
+            raise Unavailable(f"the catalog {catalog} is read or written without a pause: try again later")
+        renew(catalog)
+    return catalog

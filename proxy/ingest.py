@@ -45,7 +45,7 @@ _DERIVED = (
 
 _CHARGE = """
 INSERT INTO spend BY NAME
-SELECT id, ts, task, 'teacher' AS kind, model, id AS exchange, 1.0 AS quantity, 'exchange' AS unit,
+SELECT id, ts, task, 'teacher' AS kind, model, path, id AS exchange, 1.0 AS quantity, 'exchange' AS unit,
        price(model, prompt_tokens, cached_tokens, completion_tokens) AS usd
 FROM exchanges
 WHERE list_contains($names, segment) AND served_by = 'teacher' AND status = 200 AND list_contains($paid, path)
@@ -199,9 +199,14 @@ def _insert(connection: duckdb.DuckDBPyConnection, segments: Sequence[Path]) -> 
 
 def _same(rows: int, files: Sequence[Path]) -> None:
     """As many rows as lines: what little the reader passes over in silence, such as a lone brace, is no record."""
-    lines = sum(bool(line.strip(b" \t\r")) for file in files for line in file.read_bytes().split(b"\n"))
+    lines = sum(map(_lines, files))
     if rows != lines:
         raise duckdb.InvalidInputException(f"{lines} lines gave {rows} rows")
+
+
+def _lines(file: Path) -> int:
+    with file.open("rb") as lines:
+        return sum(bool(line.strip(b" \t\r\n")) for line in lines)
 
 
 def _deriving(estimate: Estimate | None) -> Callable[..., dict[str, Any]]:

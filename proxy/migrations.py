@@ -64,7 +64,21 @@ def _who_and_where(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS attempts INTEGER")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where)
+def _books_of_their_own(connection: duckdb.DuckDBPyConnection) -> None:
+    """What the ledger needs of an exchange outlives it: charges know their path, `carried` counts what was dropped."""
+    connection.execute("ALTER TABLE spend ADD COLUMN IF NOT EXISTS path VARCHAR")
+    connection.execute(
+        "UPDATE spend SET path = (SELECT any_value(e.path) FROM exchanges e WHERE e.id = spend.exchange) "
+        "WHERE kind = 'teacher' AND path IS NULL AND exchange IN (SELECT id FROM exchanges)"
+    )
+    connection.execute(
+        """CREATE TABLE IF NOT EXISTS carried (
+        day DATE, task VARCHAR, model VARCHAR, served_by VARCHAR, exchanges BIGINT, fallbacks BIGINT,
+        prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, estimated BIGINT, uncounted BIGINT)"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where, _books_of_their_own)
 
 # A changed table has a second place inside the catalog for small writes. The first goes when it is next emptied, and
 # then connections opened before cannot read the table any more, until the schema changes again: so both are done now.

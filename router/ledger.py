@@ -1,6 +1,7 @@
 """Owns the ledger: what was spent, what was avoided, what learning cost. US dollars throughout.
 
-Every figure is a query over the log, so it can be computed again. What is unpriced is counted, never summed as zero.
+Every figure is a query over the log, so it can be computed again, and stays the same to the last digit when exchanges
+go by age or are erased: `carried` counts those, and charges stay. What is unpriced is counted, never summed as zero.
 Avoided spend is an estimate and says so: for each exchange the candidate served, the mean recorded teacher cost of
 the same task's covered exchanges - the same part of the traffic - or of the whole task where none was shadowed.
 """
@@ -12,34 +13,46 @@ from proxy.derive import PAID
 from proxy.ids import ulid
 from proxy.log import Log
 
-_TASKS = """
-WITH teacher AS (
-  SELECT task, sum(usd) AS usd, count(*) FILTER (usd IS NULL) AS unpriced
-  FROM spend WHERE kind = 'teacher' GROUP BY task
+# Sums of decimals do not depend on their order, so not on how the log's files lie. What is no number is unpriced.
+_MONEY = "SELECT *, TRY_CAST(usd AS DECIMAL(38, 15)) AS dollars FROM spend"
+_TASKS = f"""
+WITH money AS ({_MONEY}
+), teacher AS (
+  SELECT task, sum(dollars) AS usd, count(*) FILTER (dollars IS NULL) AS unpriced
+  FROM money WHERE kind = 'teacher' GROUP BY task
 ), chat AS (
-  SELECT s.task, avg(s.usd) AS mean FROM spend s JOIN exchanges e ON e.id = s.exchange
-  WHERE s.kind = 'teacher' AND e.path = '/v1/chat/completions' GROUP BY s.task
+  SELECT task, CAST(sum(dollars) AS DOUBLE) / count(dollars) AS mean
+  FROM money WHERE kind = 'teacher' AND path = '/v1/chat/completions' GROUP BY task
 ), covered AS (
-  SELECT s.task, avg(s.usd) AS mean FROM spend s
-  WHERE s.kind = 'teacher' AND s.exchange IN (SELECT exchange FROM verdicts WHERE kind = 'shadow' AND covered)
-  GROUP BY s.task
+  SELECT task, CAST(sum(dollars) AS DOUBLE) / count(dollars) AS mean FROM money
+  WHERE kind = 'teacher' AND exchange IN (SELECT exchange FROM verdicts WHERE kind = 'shadow' AND covered)
+  GROUP BY task
 ), other AS (
-  SELECT task, sum(usd) FILTER (kind = 'audit') AS audit, sum(usd) FILTER (kind = 'training') AS training,
-         count(*) FILTER (kind = 'audit' AND usd IS NULL) AS unpriced
-  FROM spend GROUP BY task
+  SELECT task, sum(dollars) FILTER (kind = 'audit') AS audit, sum(dollars) FILTER (kind = 'training') AS training,
+         count(*) FILTER (kind = 'audit' AND dollars IS NULL) AS unpriced
+  FROM money GROUP BY task
+), counted AS (
+  SELECT task, 1 AS exchanges, served_by, CAST(fallback IS NOT NULL AS INTEGER) AS fallbacks
+  FROM exchanges WHERE list_contains($paid, path)
+  UNION ALL SELECT task, exchanges, served_by, fallbacks FROM carried
 ), volume AS (
-  SELECT task, count(*) AS exchanges, count(*) FILTER (served_by <> 'teacher') AS served,
-         count(*) FILTER (fallback IS NOT NULL) AS fallbacks, count(DISTINCT model) AS models
-  FROM exchanges WHERE list_contains($paid, path) GROUP BY task
+  SELECT task, CAST(sum(exchanges) AS BIGINT) AS exchanges, CAST(sum(fallbacks) AS BIGINT) AS fallbacks,
+         CAST(coalesce(sum(exchanges) FILTER (served_by <> 'teacher'), 0) AS BIGINT) AS served
+  FROM counted GROUP BY task
 )
-SELECT v.task, v.exchanges, v.served, v.fallbacks, t.usd, coalesce(t.unpriced, 0) + coalesce(o.unpriced, 0),
-       v.served * coalesce(c.mean, a.mean), o.audit, o.training
+SELECT v.task, v.exchanges, v.served, v.fallbacks, CAST(t.usd AS DOUBLE),
+       coalesce(t.unpriced, 0) + coalesce(o.unpriced, 0), v.served * coalesce(c.mean, a.mean),
+       CAST(o.audit AS DOUBLE), CAST(o.training AS DOUBLE)
 FROM volume v
 LEFT JOIN teacher t ON t.task IS NOT DISTINCT FROM v.task
 LEFT JOIN chat a ON a.task IS NOT DISTINCT FROM v.task
 LEFT JOIN covered c ON c.task IS NOT DISTINCT FROM v.task
 LEFT JOIN other o ON o.task IS NOT DISTINCT FROM v.task
-ORDER BY t.usd DESC NULLS LAST, v.exchanges DESC
+ORDER BY t.usd DESC NULLS LAST, v.exchanges DESC, v.task
+"""
+_SERVING = f"""
+SELECT CAST(sum(dollars) AS DOUBLE), CAST(sum(TRY_CAST(quantity AS DECIMAL(38, 15))) AS DOUBLE)
+FROM ({_MONEY}) WHERE kind = 'serving'
 """
 
 
@@ -76,7 +89,7 @@ class Report:
 def report(log: Log) -> Report:
     """Compute the ledger from the log."""
     tasks = tuple(_line(*row) for row in log.query(_TASKS, {"paid": PAID}))
-    ((serving, hours),) = log.query("SELECT sum(usd), sum(quantity) FROM spend WHERE kind = 'serving'")
+    ((serving, hours),) = log.query(_SERVING)
     serving, hours = serving or 0.0, hours or 0.0
     unknown = any(line.served and line.avoided_usd is None for line in tasks)
     avoided = None if unknown else sum(line.avoided_usd or 0.0 for line in tasks)
@@ -110,4 +123,7 @@ def charge(
 ) -> None:
     """Append one spend event, such as hours of serving or of training."""
     values: list[Any] = [ulid(), task, kind, model, exchange, usd, quantity, unit]
-    log.transaction(lambda c: c.execute("INSERT INTO spend VALUES (?, now(), ?, ?, ?, ?, ?, ?, ?)", values))
+    columns = "id, ts, task, kind, model, exchange, usd, quantity, unit"
+    log.transaction(
+        lambda c: c.execute(f"INSERT INTO spend ({columns}) VALUES (?, now(), ?, ?, ?, ?, ?, ?, ?)", values)
+    )

@@ -28,7 +28,7 @@ _PATIENCE = 60.0  # seconds for a moment to come
 _MAINTENANCE = """
 import sys; from datetime import UTC, datetime; from pathlib import Path
 from proxy.retention import maintain; from proxy.settings import LogSettings
-maintain(LogSettings(), Path(sys.argv[1]), 1, datetime.now(UTC))
+maintain(LogSettings(), Path(sys.argv[1]), Path(sys.argv[1]) / 'spool', 1, datetime.now(UTC))
 """
 
 

@@ -85,9 +85,18 @@ def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: P
     assert [row[0] for row in found] == sorted(identity for identity, _ in others)
     assert (done.exchanges, done.answers, done.charges, done.spooled) == (31, 1, 31, 32)
     assert (done.holdout, done.golden, done.files > 0) == (1, 1, True)
-    ((count, linked, usd),) = log.query("SELECT count(*), count(exchange), sum(usd) FROM spend WHERE kind = 'teacher'")
-    assert (count, linked, usd >= 600) == (61, 30, True)
-    assert log.query("SELECT verdict, answer FROM verdicts") == [(0.5, None)]
+    names = {"erased": [identity for identity, _ in (*mine, late)], "others": [identity for identity, _ in others]}
+    charges = (
+        "SELECT count(*) FILTER (list_contains($erased, exchange) OR list_contains($erased, id)), "
+        "count(*) FILTER (list_contains($others, exchange) AND id = exchange), count(DISTINCT exchange), sum(usd) "
+        "FROM spend WHERE kind = 'teacher'"
+    )
+    ((linked, others_linked, known_by, usd),) = log.query(charges, names)
+    assert (linked, others_linked, known_by, usd >= 600) == (0, 30, 61, True)
+    assert log.query(
+        "SELECT verdict, v.answer, s.usd FROM verdicts v JOIN spend s ON s.exchange = v.exchange AND s.id <> v.exchange"
+    ) == [(0.5, None, 10.0)]
+    assert log.query("SELECT task, exchanges FROM carried") == [(TASK, 31)]
     (learned,) = done.learned
     assert (learned.student, learned.stage, learned.exchanges) == (bundle.id, "shadow", 1)
     assert learned.advice.startswith(f"stillroom rollback {TASK} ")

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from proxy.backup import back_up, backups
 from proxy.errors import Unavailable
 from proxy.freeing import deleting, maintaining, merge, release, rewrite, vacuum
 from proxy.log import Log, open_log
@@ -45,7 +46,8 @@ def log(tmp_path: Path) -> Log:
 def add(log: Log, name: str, rows: int, text: str, days: int = 0) -> None:
     ts = datetime.now(UTC) - timedelta(days=days)
     log.query(
-        "INSERT INTO exchanges BY NAME SELECT ? || range AS id, ?::TIMESTAMPTZ AS ts, ? AS request FROM range(?)",
+        "INSERT INTO exchanges BY NAME SELECT ? || range AS id, ?::TIMESTAMPTZ AS ts, ? AS request, "
+        "'/v1/chat/completions' AS path FROM range(?)",
         [name, ts, text, rows],
     )
 
@@ -75,13 +77,15 @@ def test_deleted_rows_are_on_no_disk_and_others_stay(log: Log, tmp_path: Path, g
         "CASE WHEN range < ? THEN '~canary' ELSE 'stays' END AS request FROM range(?)",
         [gone, gone + kept],
     )
+    back_up(tmp_path / "log" / "catalog.sqlite")
     assert holding(tmp_path, "~canary")
     with deleting(LogSettings(), tmp_path) as own:
         own.query("DELETE FROM exchanges WHERE request = '~canary'")
         rewrite(own)
         now = datetime.now(UTC)
         assert release(own, now, now) > 0
-    assert vacuum(LogSettings(), tmp_path)
+    assert vacuum(LogSettings(), tmp_path) == tmp_path / "log" / "catalog.sqlite"
+    assert len(backups(tmp_path / "log" / "catalog.sqlite")) == 1
     assert holding(tmp_path, "~canary") == set()
     assert log.query("SELECT count(*), count(DISTINCT id), min(request) FROM exchanges") == [
         (40 + kept,) * 2 + ("stays",)
@@ -175,7 +179,7 @@ def test_the_catalog_is_vacuumed_once_nobody_reads(log: Log, tmp_path: Path) -> 
 def test_another_databases_catalog_is_left_to_it_and_a_bad_one_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not vacuum(LogSettings(catalog="postgres:dbname=x"), tmp_path)
+    assert vacuum(LogSettings(catalog="postgres:dbname=x"), tmp_path) is None
     monkeypatch.setattr("proxy.freeing._PATIENCE", 0.1)
     with pytest.raises(Unavailable, match="try again later"):
         vacuum(LogSettings(catalog=f"sqlite:{tmp_path / 'no' / 'folder'}"), tmp_path)

@@ -20,7 +20,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(migrate(log), flush=True)
 """
-TABLES = {"candidates", "exchanges", "migrations", "segments", "spend", "transitions", "verdicts"}
+TABLES = {"candidates", "carried", "exchanges", "migrations", "segments", "spend", "transitions", "verdicts"}
 
 
 def tables(log: Log) -> set[str]:
@@ -53,6 +53,25 @@ def test_a_log_of_the_first_version_keeps_its_rows_and_gets_tenants(tmp_path: Pa
         ("2", None),
         ("3", "team"),
     ]
+
+
+def test_charges_of_before_learn_their_path_and_again_nothing_changes(tmp_path: Path) -> None:
+    log = open_log(LogSettings(), tmp_path)
+    log.query("CREATE TABLE migrations (number INTEGER, ts TIMESTAMPTZ)")
+    for number, migration in enumerate(MIGRATIONS[:2], 1):
+        log.transaction(migration)
+        log.query("INSERT INTO migrations VALUES (?, now())", [number])
+    for first, rows in ((0, 3), (3, 20)):  # Inside the catalog, and in a file.
+        named = f"SELECT (range + {first})::VARCHAR AS id, now() AS ts, '/v1/embeddings' AS path FROM range({rows})"
+        log.query(f"INSERT INTO exchanges BY NAME {named}")
+        log.query(f"INSERT INTO spend BY NAME SELECT id, id AS exchange, 'teacher' AS kind, 2.5 AS usd FROM ({named})")
+    log.query("INSERT INTO spend VALUES ('x', now(), 'task', 'teacher', NULL, 'gone', 1.0, 1.0, 'exchange')")
+    log.query("INSERT INTO spend VALUES ('y', now(), 'task', 'audit', NULL, '1', 1.0, 1.0, 'exchange')")
+    wanted = [("/v1/embeddings", 23, 57.5), (None, 2, 2.0)]
+    assert migrate(log) == len(MIGRATIONS)
+    for _ in range(2):
+        assert log.query("SELECT path, count(*), sum(usd) FROM spend GROUP BY path ORDER BY path") == wanted
+        log.transaction(MIGRATIONS[2])
 
 
 def test_emptying_the_catalog_later_blinds_no_open_connection(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def judged(log: Log, candidate: Candidate, verdicts: Sequence[float], first: int
 
 def spent(log: Log, kind: str, usd: float | None, exchange: str | None = None, task: str | None = TASK) -> None:
     row = {"id": ulid(), "ts": datetime.now(UTC), "task": task, "kind": kind, "exchange": exchange, "usd": usd}
-    add_rows(log, "spend", [row | {"quantity": 1.0}])
+    add_rows(log, "spend", [row | {"quantity": 1.0, "path": PATH if kind == "teacher" else None}])
 
 
 def add_rows(log: Log, table: str, rows: Sequence[dict[str, Any]]) -> None:

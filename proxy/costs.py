@@ -13,24 +13,34 @@ from typing import Any
 
 from proxy.bodies import inflated
 from proxy.deciding import TEACHER
-from proxy.derive import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Derived, Price, derive
+from proxy.derive import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Derived, Price, derive
 from proxy.errors import Refused
 from proxy.exchange import Exchange
 from proxy.headers import header
 from proxy.limits import MOST, NANO, Need, Used
+from proxy.messages import USUAL, WRITTEN_AT_MOST, prompt_to_pay
 
 _ASKED_LENGTH = {
     CHAT: ("max_completion_tokens", "max_tokens"),
     COMPLETIONS: ("max_tokens",),
     RESPONSES: ("max_output_tokens",),
+    MESSAGES: ("max_tokens",),
 }
 _BYTES_A_TOKEN = 4  # of usual text; for rates, which need no bound
 _USUAL_ANSWER = 1000  # tokens; what an answer without a limit is taken for in rates until it is there
 # These answer later, with another model, or for fees that no usage shows.
-_UNSEEN = ("background", "models", "fallbacks", "plugins", "web_search_options", "audio")
-_USUAL_TIERS = (None, "auto", "default", "flex")
+_UNSEEN = (
+    "background", "models", "fallbacks", "plugins", "web_search_options", "audio",
+    "mcp_servers", "container", "context_management",
+)  # fmt: skip
+_USUAL = {"service_tier": (None, "auto", "default", "flex")}
+_CLIENTS_TOOLS = ("function", "custom")
 _TEXT_TURNS = (None, "message", "function_call", "function_call_output", "reasoning")
-_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text")
+_TEXT_PARTS = (
+    "text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text",
+    "thinking", "redacted_thinking", "tool_use",
+)  # fmt: skip
+_TOLD_WITH_TOOLS = 1000  # tokens; Anthropic tells a model in some hundreds what tools are
 _ELSEWHERE = ("previous_response_id", "conversation", "prompt")
 
 
@@ -47,7 +57,10 @@ SizesOf = Callable[[str], Sizes]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Of one request: tokens of the prompt, and of all its answers together, at most; and what it is taken to need."""
+    """Of one request: tokens of the prompt, and of all its answers together, at most; and what it is taken to need.
+
+    A token of the prompt counts as often as a token of input could be paid for it.
+    """
 
     model: str
     prompt: int
@@ -89,9 +102,11 @@ def bound_of(path: str, fields: Mapping[str, Any] | None, size: int, price: Pric
     model = fields.get("model")
     if not isinstance(model, str):
         raise Refused("no model is named, so the cost is not known beforehand")
-    _refuse_unseen(fields)
+    _refuse_unseen(path, fields)
     sizes = sizes_of(model)
     prompt = size if _is_text(path, fields) else max(size, sizes.context)
+    if path == MESSAGES:
+        prompt = math.ceil((prompt + _TOLD_WITH_TOOLS) * WRITTEN_AT_MOST)
     answers = _answers(path, fields)
     length = _asked_length(path, fields)
     completion = 0 if path == EMBEDDINGS else min(answers * (sizes.answer if length is None else length), MOST)
@@ -115,30 +130,34 @@ def used(exchange: Exchange, bound: Bound | None, need: Need, price: Price) -> U
         tokens = min(prompt + completion, MOST)
         if bound is None:
             return Used(tokens)
-        nano = _nano(price(bound.model, prompt, derived.cached_tokens, completion))
+        paid = prompt_to_pay(prompt, derived.usage)
+        nano = _nano(price(bound.model, paid, derived.cached_tokens, completion))
         return Used(tokens, bound.need.nano if nano is None else nano, nano is None)
     if bound is None:
         return Used(need.tokens, 0, True)
-    seen = min(bound.completion, _seen(derived, plain, bound.answers))
+    thought = exchange.path.rstrip("/") == MESSAGES  # beside the answer: all that came stands for both
+    seen = min(bound.completion, _bytes(plain) if thought else _seen(derived, plain, bound.answers))
     nano = _nano(price(bound.model, bound.prompt, 0, seen))
     return Used(need.tokens, bound.need.nano if nano is None else nano, True)
 
 
-def _refuse_unseen(fields: Mapping[str, Any]) -> None:
+def _refuse_unseen(path: str, fields: Mapping[str, Any]) -> None:
     unseen = next((name for name in _UNSEEN if fields.get(name)), None)
     if unseen is not None:
         raise Refused(f"what {unseen!r} costs is not known beforehand: a key with a budget cannot ask for it")
-    if fields.get("service_tier") not in _USUAL_TIERS:
-        raise Refused("what this service_tier costs is not known: a key with a budget cannot ask for it")
-    tools = fields.get("tools") or []
-    if not isinstance(tools, list) or any(_member(tool, "type") not in ("function", "custom") for tool in tools):
+    usual = USUAL if path == MESSAGES else _USUAL
+    unusual = next((name for name, values in usual.items() if fields.get(name) not in values), None)
+    if unusual is not None:
+        raise Refused(f"what this {unusual} costs is not known: a key with a budget cannot ask for it")
+    tools, kinds = fields.get("tools") or [], (None, *_CLIENTS_TOOLS) if path == MESSAGES else _CLIENTS_TOOLS
+    if not isinstance(tools, list) or any(_member(tool, "type") not in kinds for tool in tools):
         raise Refused("what tools of the provider's own cost is not known: a key with a budget cannot ask for them")
 
 
 def _is_text(path: str, fields: Mapping[str, Any]) -> bool:
     if path == RESPONSES and any(fields.get(name) for name in _ELSEWHERE):
         return False
-    turns = fields.get({CHAT: "messages", COMPLETIONS: "prompt"}.get(path, "input"))
+    turns = fields.get({CHAT: "messages", MESSAGES: "messages", COMPLETIONS: "prompt"}.get(path, "input"))
     return isinstance(turns, str) or (
         isinstance(turns, list) and not isinstance(turns, _Pairs) and all(_is_text_turn(turn) for turn in turns)
     )
@@ -154,8 +173,20 @@ def _is_text_turn(turn: Any) -> bool:
 
 def _is_text_content(content: Any) -> bool:
     if isinstance(content, list) and not isinstance(content, _Pairs):
-        return all(isinstance(part, str) or _member(part, "type") in _TEXT_PARTS for part in content)
+        return all(_is_text_part(part) or _is_text_result(part) for part in content)
     return content is None or isinstance(content, str)
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, str) or _member(part, "type") in _TEXT_PARTS
+
+
+def _is_text_result(part: Any) -> bool:
+    """Whether it is what a tool of Anthropic's form said, in text: one level deep, whatever a client nests."""
+    if _member(part, "type") != "tool_result":
+        return False
+    told = _member(part, "content")
+    return told is None or isinstance(told, str) or (isinstance(told, list) and all(map(_is_text_part, told)))
 
 
 def _answers(path: str, fields: Mapping[str, Any]) -> int:
@@ -210,5 +241,9 @@ def _derived(exchange: Exchange, plain: str) -> Derived:
 def _seen(derived: Derived, plain: str, answers: int) -> int:
     """Tokens of the answers at most, as far as they came: of several, one is read and stands for the others."""
     if derived.answer is None and derived.tool_calls is None:
-        return len(plain.encode("utf-8", "replace"))
-    return answers * len(f"{derived.answer or ''}{derived.tool_calls or ''}".encode("utf-8", "replace"))
+        return _bytes(plain)
+    return answers * _bytes(f"{derived.answer or ''}{derived.tool_calls or ''}")
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))

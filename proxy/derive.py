@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from proxy import messages
 from proxy.errors import BadInput
 from proxy.responses import answer_as_chat, counts, request_as_chat, streamed
 from proxy.tasks import task_of
@@ -17,7 +18,8 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
 RESPONSES = "/v1/responses"
-PAID = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
+MESSAGES = "/v1/messages"
+PAID = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, MESSAGES)
 """What is read for its tokens, and so has a price."""
 # From a request's body, an answer's text and its tool calls to prompt and completion tokens.
 Estimate = Callable[[Mapping[str, Any], str | None, Sequence[Any]], tuple[int, int]]
@@ -67,9 +69,9 @@ def derive(
     `estimate` counts tokens where the provider sent no usage; such counts are marked, and never replace given ones.
     """
     path = path.rstrip("/")
-    if path not in (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES):
+    if path not in PAID:
         return Derived(task=None)
-    task, asked_model = _request(request, task_header)
+    task, asked_model = _request(path, request, task_header)
     if status != 200:
         return Derived(task=task, model=asked_model)
     try:
@@ -83,6 +85,10 @@ def _reply(path: str, stream: bool, response: str) -> _Reply:
     if path == RESPONSES:
         reply = _from_object(answer_as_chat(streamed(_events(response)) if stream else json.loads(response)))
         return replace(reply, ended=reply.finish_reason is not None)
+    if path == MESSAGES:
+        message = messages.streamed(_events(response)) if stream else json.loads(response)
+        reply = _from_object(messages.answer_as_chat(message))
+        return replace(reply, ended=not stream or reply.finish_reason is not None)
     if path == EMBEDDINGS:
         body = json.loads(response)
         return _Reply(body.get("model"), None, [], None, body.get("usage"), True)
@@ -94,6 +100,8 @@ def _usage(
 ) -> tuple[Mapping[str, Any] | None, str | None]:
     """Token counts, named as in chat, and where they come from."""
     if reply.usage:
+        if path == MESSAGES:
+            return _of_message(reply, estimate)
         if path == RESPONSES:
             return counts(reply.usage), "provider"
         return ({"completion_tokens": 0, **reply.usage} if path == EMBEDDINGS else reply.usage), "provider"
@@ -104,6 +112,17 @@ def _usage(
     except _SHAPE_ERRORS:  # No count, and nothing else lost.
         return None, None
     return {"prompt_tokens": prompt, "completion_tokens": completion}, "estimated"
+
+
+def _of_message(reply: _Reply, estimate: Estimate | None) -> tuple[Mapping[str, Any], str]:
+    """Of a stream cut off the prompt is counted, and its answer is not yet."""
+    counted = messages.counts(reply.usage or {})
+    if reply.ended:
+        return counted, "provider"
+    if estimate is None:
+        return {**counted, "completion_tokens": None}, "provider"
+    _, came = estimate({}, _text(reply.answer), reply.tool_calls)
+    return {**counted, "completion_tokens": max(came, _count(counted, "completion_tokens") or 0)}, "estimated"
 
 
 def _estimated(path: str, body: Mapping[str, Any], reply: _Reply, estimate: Estimate) -> tuple[int, int]:
@@ -121,10 +140,11 @@ def _one_prompt(body: Mapping[str, Any]) -> str:
     return prompt
 
 
-def _request(request: str, task_header: str | None) -> tuple[str | None, str | None]:
+def _request(path: str, request: str, task_header: str | None) -> tuple[str | None, str | None]:
     try:
         body = json.loads(request)
-        return task_of(body, task_header), _text(body.get("model"))
+        told = messages.instructions_as_chat(body) if path == MESSAGES else body
+        return task_of(told, task_header), _text(body.get("model"))
     except _SHAPE_ERRORS:
         return None, None
 

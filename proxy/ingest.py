@@ -20,6 +20,7 @@ from duckdb.func import FunctionNullHandling
 from proxy.bodies import decoded
 from proxy.derive import PAID, Estimate, Price, derive
 from proxy.log import Log
+from proxy.messages import prompt_to_pay
 from proxy.quarantine import Patience, sift
 from proxy.spool import Room, adopt, closed_segments, open_segments
 
@@ -46,7 +47,7 @@ _DERIVED = (
 _CHARGE = """
 INSERT INTO spend BY NAME
 SELECT id, ts, task, 'teacher' AS kind, model, path, id AS exchange, 1.0 AS quantity, 'exchange' AS unit,
-       price(model, prompt_tokens, cached_tokens, completion_tokens) AS usd
+       price(model, prompt_to_pay(prompt_tokens, usage), cached_tokens, completion_tokens) AS usd
 FROM exchanges
 WHERE list_contains($names, segment) AND served_by = 'teacher' AND status = 200 AND list_contains($paid, path)
 """
@@ -109,6 +110,7 @@ class Ingest:
         bodies: list[Any] = [text] * 5 + [count, flag] + [text] * 3
         function("derive", _deriving(estimate), bodies, sqltype(_DERIVED), null_handling=_NULLS)
         counts: list[Any] = [text, count, count, count]
+        function("prompt_to_pay", prompt_to_pay, [count, text], count, null_handling=_NULLS)
         function("price", price, counts, sqltype("DOUBLE"), null_handling=_NULLS)
 
     def run(self) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from proxy.admitting import Admit, Denied
 from proxy.counters import Counters
 from proxy.deciding import TEACHER, Asked, CandidateFailed, Decide
-from proxy.derive import CHAT, COMPLETIONS, RESPONSES
+from proxy.derive import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from proxy.errors import envelope
 from proxy.exchange import Exchange
 from proxy.headers import Headers, header, without
@@ -29,7 +29,9 @@ Send = Callable[[Message], Awaitable[None]]
 
 # With the line break before it: inside an answer's JSON a break is escaped, so no text can be taken for the end.
 _DONE = b"\ndata: [DONE]"
-_LAST_EVENTS = (b"event: response.completed", b"event: response.incomplete", b"event: response.failed")
+_LAST_EVENTS = (  # of the Responses API, and of Anthropic's Messages
+    b"event: response.completed", b"event: response.incomplete", b"event: response.failed", b"event: message_stop",
+)  # fmt: skip
 _STREAMS_WITH_USAGE = (CHAT, COMPLETIONS)
 _JSON = ((b"content-type", b"application/json"),)
 
@@ -189,9 +191,10 @@ class Relay:
         if strip:
             headers = without(headers, b"content-length")
         await send({"type": "http.response.start", "status": upstream.status, "headers": headers})
+        stripper = UsageStripper() if strip else None
         try:
             if exchange.stream:
-                await self._pass_stream(upstream, exchange, send, UsageStripper() if strip else None)
+                await self._pass_stream(upstream, exchange, send, stripper)
             else:
                 await self._pass_plain(upstream, exchange, send)
         except OSError as error:
@@ -200,8 +203,8 @@ class Relay:
             await self._keeper.written(exchange)
             if not exchange.stream:
                 return  # The answer stays unfinished: the server closes the connection, so the client can tell.
-            event = b"\n\ndata: " + envelope("the upstream broke off", "upstream_error", "stream_interrupted") + b"\n\n"
-            await send({"type": "http.response.body", "body": event, "more_body": False})
+            rest = b"" if stripper is None else stripper.end()
+            await send({"type": "http.response.body", "body": rest + _broken_off(exchange.path), "more_body": False})
 
     async def _pass_plain(self, upstream: UpstreamResponse, exchange: Exchange, send: Send) -> None:
         received = bytearray()
@@ -222,12 +225,12 @@ class Relay:
         self, upstream: UpstreamResponse, exchange: Exchange, send: Send, stripper: UsageStripper | None
     ) -> None:
         received = bytearray()
-        exchange.response, responses = received, exchange.path == RESPONSES
+        exchange.response, eventful = received, exchange.path in (RESPONSES, MESSAGES)
         async for chunk in upstream.pieces():
             if not received:
                 exchange.first_byte()
             received += chunk
-            if _DONE in received[-len(chunk) - len(_DONE) :] or (responses and _is_last_of_response(received)):
+            if _DONE in received[-len(chunk) - len(_DONE) :] or (eventful and _is_last_event(received)):
                 self._keeper.keep(exchange)
                 await self._keeper.written(exchange)
             passed = chunk if stripper is None else stripper.feed(chunk)
@@ -249,8 +252,16 @@ class Relay:
         await _answer(send, status, body, [(b"content-type", content_type), *_about(exchange)])
 
 
-def _is_last_of_response(received: bytearray) -> bool:
-    """Whether a stream of the Responses API, which sends no `[DONE]`, has just had its last event whole."""
+def _broken_off(path: str) -> bytes:
+    """The event that says so, in the form of the API, behind whatever there was of another."""
+    if path == MESSAGES:
+        error = b'{"type":"error","error":{"type":"api_error","message":"the upstream broke off"}}'
+        return b"\n\nevent: error\ndata: " + error + b"\n\n"
+    return b"\n\ndata: " + envelope("the upstream broke off", "upstream_error", "stream_interrupted") + b"\n\n"
+
+
+def _is_last_event(received: bytearray) -> bool:
+    """Whether a stream of an API that sends no `[DONE]` has just had its last event whole."""
     if not received.endswith(b"\n\n"):
         return False
     before = received.rfind(b"\n\n", 0, -2)

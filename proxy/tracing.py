@@ -27,7 +27,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy.deciding import TEACHER
-from proxy.derive import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
+from proxy.derive import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 from proxy.errors import StillroomError
 from proxy.log import Log
 from proxy.waiting import pause
@@ -38,7 +38,9 @@ LOOK_SECONDS = 1.0
 RETRY_SECONDS = 30.0
 TOGETHER = 8  # segments
 BATCH = 512  # spans in one request, as the SDK's own processor has it
-_OPERATIONS = {CHAT: "chat", RESPONSES: "chat", COMPLETIONS: "text_completion", EMBEDDINGS: "embeddings"}
+_OPERATIONS = {
+    CHAT: "chat", RESPONSES: "chat", MESSAGES: "chat", COMPLETIONS: "text_completion", EMBEDDINGS: "embeddings",
+}  # fmt: skip
 
 # A key cannot be quoted inside a JSON string, so the first one that reads so is the answer's own.
 _ROWS = r"""

@@ -20,6 +20,9 @@ _USUAL = re.compile(rb'(data: \{[^\r\n]*),"usage":null((?:,"obfuscation":"[^"\\\
 _BEFORE = r'[ \t\n\r]*%s[ \t\n\r]*("[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*")[ \t\n\r]*:[ \t\n\r]*'
 _FIRST = re.compile(_BEFORE % r"\{")
 _FURTHER = re.compile(_BEFORE % ",")
+# Where vLLM ends a choice, and only there: the reason is a text. Inside of a string the quotes would be escaped.
+_FINISH = b'","stop_reason":'
+_FINGERPRINT = "system_fingerprint"
 _EMPTY = re.compile(r"[ \t\n\r]*\{[ \t\n\r]*\}")
 _CLOSE = re.compile(r"[ \t\n\r]*\}")
 _value_at = json.JSONDecoder().raw_decode
@@ -81,20 +84,24 @@ def _put(body: bytes, start: int, end: int, new: bytes) -> bytes:
 class UsageStripper:
     """Takes out of one relayed event stream what asking for usage put in; for one answer only.
 
-    An event is held back until it is complete. One of more than `largest` bytes passes as it comes.
+    An event is held back until it is complete; one of more than `largest` bytes passes as it comes. vLLM moves its
+    fingerprint from where it ends a choice to the usage when that is asked for, and sends that next: the last such
+    events wait for it, to get the fingerprint back.
     """
 
     def __init__(self, largest: int = _LARGEST) -> None:
         """Start at the beginning of a stream."""
         self._largest = largest
         self._held = bytearray()  # The unfinished event; of one that is too large, its last two bytes.
+        self._finishes: list[bytes] = []  # The events that end choices, while nothing else followed.
         self._sent = 0  # How many of the held bytes are out already: more than none in a too large event only.
 
     def feed(self, chunk: bytes) -> bytes:
         """What may go to the client after this chunk."""
-        if not self._held and b'"usage"' not in chunk and chunk.endswith((b"\n\n", b"\r\n\r\n")):
-            return chunk
         held = self._held
+        plain = b'"usage"' not in chunk and _FINISH not in chunk and chunk.endswith((b"\n\n", b"\r\n\r\n"))
+        if plain and not held and not self._finishes:
+            return chunk
         ready: list[bytes | bytearray] = []
         at, look = 0, max(len(held) - 2, 0)  # An end may have begun in the last two bytes.
         held += chunk
@@ -102,7 +109,7 @@ class UsageStripper:
             if not self._sent:
                 first = _NO_BREAK.search(held, at)
                 start = first.start() if first else len(held)
-                ready.append(held[at:start])
+                ready.append(self._after_finishes(held[at:start]))
                 at = start
             end = _BLANK_LINE.search(held, max(at, look))
             if end is None:
@@ -111,20 +118,37 @@ class UsageStripper:
             at = end.end()
         del held[:at]
         if self._sent or len(held) > self._largest:
-            ready.append(held[self._sent :])
+            ready.append(self._after_finishes(held[self._sent :]))
             del held[:-2]
             self._sent = len(held)
         return b"".join(ready)
 
     def end(self) -> bytes:
-        """What is left when the upstream has ended: an event that was never completed, as it is."""
-        rest = bytes(self._held[self._sent :])
+        """What is left when the upstream has ended: what waited, and an event that was never completed, as it is."""
+        rest = self._after_finishes(self._held[self._sent :]) or b"".join(self._finishes)
+        self._finishes.clear()
         self._held.clear()
         return rest
 
     def _complete(self, event: bytes) -> bytes:
         sent, self._sent = self._sent, 0
-        return event[sent:] if sent or len(event) > self._largest else _without_usage(event)
+        passed = event[sent:] if sent or len(event) > self._largest else _without_usage(event)
+        if not passed:
+            passed = b"".join(_with_fingerprint(finish, event) for finish in self._finishes)
+            self._finishes.clear()
+            return passed
+        if _FINISH in passed:
+            self._finishes.append(passed)
+            return b""
+        return self._after_finishes(passed)
+
+    def _after_finishes(self, following: bytes | bytearray) -> bytes:
+        """Whatever else comes releases what waited; nothing does not."""
+        if not following:
+            return b""
+        passed = b"".join((*self._finishes, following))
+        self._finishes.clear()
+        return passed
 
 
 def _without_usage(event: bytes) -> bytes:
@@ -147,6 +171,18 @@ def _without_usage(event: bytes) -> bytes:
     if last.get("usage") is not None:
         return event if last.get("choices") else b""
     return _cut(event, members)
+
+
+def _with_fingerprint(finish: bytes, usage: bytes) -> bytes:
+    """The event that ends a choice with the fingerprint of the one that reports usage, last, where it has none."""
+    try:
+        moved = {member.key: member for member in _whole_object(_payload(usage), 0)[0]}.get(_FINGERPRINT)
+        members, close = _whole_object(_payload(finish), 0)
+    except (ValueError, RecursionError):
+        return finish
+    if moved is None or any(member.key == _FINGERPRINT for member in members):
+        return finish
+    return _put(finish, close, close, b',"%s":%s' % (_FINGERPRINT.encode(), usage[moved.at : moved.end]))
 
 
 def _cut(event: bytes, members: list[_Member]) -> bytes:

@@ -1,9 +1,10 @@
-"""Clients that speak Anthropic's Messages API: relayed and recorded as it came, though nothing here understands it."""
+"""Clients that speak Anthropic's Messages API: relayed and recorded as it came, and charged."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from proxy.log import open_log
 from proxy.migrations import migrate
 from proxy.settings import LogSettings, ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import closed_segments
-from tests.servers import serving
+from router.prices import cost as price_of
+from router.settings import Price
+from tests.proxies import proxying, raw_server
+from tests.servers import eventually, serving
 
 KEY = "sk-ant-api03-Xk29vQ7hT4mB1nR8"
 HEADERS = {
@@ -29,12 +33,16 @@ HEADERS = {
 ASKED = (
     b'{ "model":"claude-x" ,"max_tokens":16, "system":"Be brief.","messages":[{"role":"user","content":"h\\u00e9"}]%s}'
 )
-PLAIN = '{"id":"msg_1", "type":"message","content":[{"type":"text","text":"Hé"}],"usage":{"input_tokens":9}}\n'.encode()
+USAGE = b'{"input_tokens":9,"output_tokens":2}'
+PLAIN = b'{"id":"msg_1", "type":"message","content":[{"type":"text","text":"H\xc3\xa9"}],"usage":%s}\n' % USAGE
 EVENTS = (
     b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":9}}}\n\n',
     b'event: ping\ndata: {"type": "ping"}\n\n',
-    b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"type":"text_delta","text":"H\xc3',
-    b'\xa9"}}\n\nevent: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":2}}\n\nevent: mess',
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"text",',
+    b'"text":""}}\n\nevent: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_',
+    b'delta","text":"H\xc3',
+    b'\xa9"}}\n\nevent: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},',
+    b'"usage":{"output_tokens":2}}\n\nevent: mess',
     b'age_stop\ndata: {"type":"message_stop"}\n\n',
 )
 OVERLOADED = b'{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}'
@@ -93,22 +101,56 @@ def test_an_exchange_is_relayed_byte_for_byte_and_kept_without_its_key(more: str
     assert KEY not in line
 
 
-def test_it_is_in_the_log_raw_and_at_no_price(tmp_path: Path) -> None:
+def test_it_is_in_the_log_raw_and_at_its_price(tmp_path: Path) -> None:
     with proxied(tmp_path / "spool") as (url, _):
         for more in ANSWERS:
             httpx.post(f"{url}/messages", content=ASKED % more.encode(), headers=HEADERS)
 
     def price(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
-        return None if prompt is None or completion is None else 0.0
+        return None if prompt is None or completion is None else prompt + completion / 10
 
     log = open_log(LogSettings(), tmp_path)
     migrate(log)
     assert Ingest(log, tmp_path / "spool", 7, price).run() == len(ANSWERS)
-    rows = log.query("SELECT request, response, partial, answer, prompt_tokens FROM exchanges ORDER BY id")
+    rows = log.query("SELECT request, response, partial, model, answer, prompt_tokens FROM exchanges ORDER BY id")
     expected = [(ASKED % more.encode(), b"".join(parts)) for more, (_, _, parts) in ANSWERS.items()]
     assert [(request.encode(), response.encode()) for request, response, *_ in rows] == expected
-    assert [derived for _, _, *derived in rows] == [[False, None, None]] * len(ANSWERS)
-    assert log.query("SELECT count(*) FROM spend WHERE usd IS NOT NULL") == [(0,)]
+    read = [False, "claude-x", "Hé", 9]
+    assert [derived for _, _, *derived in rows] == [read, read, [False, "claude-x", None, None]]
+    assert log.query("SELECT usd FROM spend") == [(9.2,), (9.2,)]
+
+
+@pytest.mark.parametrize(
+    ("usage", "usd"),
+    [
+        (b'{"input_tokens":9,"output_tokens":2,"cache_creation_input_tokens":40}', 59.2),
+        (b'{"input_tokens":9,"output_tokens":2,"server_tool_use":{"web_search_requests":1}}', None),
+        (b'{"input_tokens":9,"output_tokens":2,"cache_creation_input_tokens":"many"}', None),
+        (b'{"input_tokens":9}', None),
+        (b"null", None),
+    ],
+)
+def test_what_writing_the_cache_costs_is_charged_and_what_is_not_known_is_unpriced(
+    usage: bytes, usd: float | None, tmp_path: Path
+) -> None:
+    answer = b'{"content":[],"stop_reason":"end_turn","usage":%s}' % usage
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
+    with raw_server(head + answer) as (url, _), proxying(url, tmp_path / "spool") as proxy:
+        httpx.post(f"{proxy.url}/messages", content=ASKED % b"", headers=HEADERS)
+    log = open_log(LogSettings(), tmp_path)
+    migrate(log)
+    cost = partial(price_of, {"claude-x": Price(1e6, 1e5)})
+    assert Ingest(log, tmp_path / "spool", 7, cost).run() == 1
+    assert log.query("SELECT usd FROM spend") == [(usd,)]
+
+
+def test_it_is_on_disk_before_its_last_event_is_out(tmp_path: Path) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    with raw_server(head + b"".join(EVENTS), hold=True) as (url, _), proxying(url, tmp_path) as proxy:
+        with httpx.stream("POST", f"{proxy.url}/messages", content=ASKED % b"", headers=HEADERS) as answer:
+            next(chunk for chunk in answer.iter_bytes() if b"message_stop" in chunk)
+            record = eventually(proxy.records)[0]  # While the upstream still holds its connection.
+    assert (record["partial"], record["response"].encode()) == (False, b"".join(EVENTS))
 
 
 def recorded(spool: Path) -> list[str]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.costs import Bound, Sizes, bound_of, fields_of, rate_need, used
-from proxy.derive import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
+from proxy.derive import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 from proxy.errors import Refused
 from proxy.exchange import Exchange
 from proxy.limits import MOST, NANO, Need, Used
@@ -179,10 +179,70 @@ def test_a_provider_that_counts_without_end_overflows_nothing() -> None:
     assert used(over(response=huge), ASKED, ASKED.need, price) == Used(MOST, MOST)
 
 
-@given(st.binary(max_size=200), st.binary(max_size=200), st.booleans(), st.sampled_from([CHAT, RESPONSES, "/v1/x"]))
+@given(
+    st.binary(max_size=200),
+    st.binary(max_size=200),
+    st.booleans(),
+    st.sampled_from([CHAT, MESSAGES, RESPONSES, "/v1/x"]),
+)
 def test_no_body_makes_it_raise_or_cost_nothing(request: bytes, response: bytes, stream: bool, path: str) -> None:
     exchange = Exchange("i", 0.0, "POST", path, request=request, status=200, response=response, stream=stream)
     assert used(exchange, ASKED, ASKED.need, price).nano > 0
+
+
+def test_a_message_is_bounded_by_what_writing_all_of_its_prompt_to_the_cache_costs() -> None:
+    body = json.dumps({"model": "m", "messages": TURNS, "max_tokens": 7})
+    found = bound(MESSAGES, messages=TURNS, max_tokens=7)
+    assert (found.prompt, found.completion) == (2 * (len(body) + 1000), 7)
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "wet"}]}
+    called = {"type": "tool_use", "id": "t", "name": "f", "input": {"a": [1]}}
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    turns = [{"role": "user", "content": [result, {**result, "content": "dry"}]}, {"role": "assistant", "content": [
+        thought, called, {"type": "redacted_thinking", "data": "x"}]}]  # fmt: skip
+    tools = [{"name": "f", "input_schema": {}}, {"type": "custom", "name": "g", "input_schema": {}}]
+    assert bound(MESSAGES, messages=turns, max_tokens=7, tools=tools, service_tier="standard_only").prompt < 2 * 2000
+    image = {"type": "image", "source": {"type": "url", "url": "u"}}
+    for part in (image, {**result, "content": [image]}, {**result, "content": [result]}, {"type": "document"}):
+        assert bound(MESSAGES, messages=[{"role": "user", "content": [part]}], max_tokens=7).prompt == 2 * 2000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"service_tier": "priority"},
+        {"speed": "fast"},
+        {"inference_geo": "us"},
+        {"mcp_servers": [{"type": "url"}]},
+        {"container": "c"},
+        {"context_management": {"edits": []}},
+        {"tools": [{"type": "web_search_20260318", "name": "web_search"}]},
+        {"tools": [{"type": "bash_20250124", "name": "bash"}]},
+    ],
+)
+def test_a_message_whose_cost_cannot_be_known_beforehand_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(Refused):
+        bound(MESSAGES, messages=TURNS, max_tokens=1, **fields)
+
+
+def message(usage: Any, **more: Any) -> Exchange:
+    found = over(response=json.dumps({"content": [], "stop_reason": "end_turn", "usage": usage}).encode(), **more)
+    found.path = MESSAGES
+    return found
+
+
+def test_what_a_message_did_cost() -> None:
+    most = bound(MESSAGES, messages=TURNS, max_tokens=50)
+    counted = {"input_tokens": 8, "cache_read_input_tokens": 10, "cache_creation_input_tokens": 4, "output_tokens": 2}
+    assert used(message(counted), most, most.need, price) == Used(24, 2014 * NANO)  # 8, a tenth of 10, 1.25 times 4
+    assert used(message({**counted, "speed": "fast"}), most, most.need, price) == Used(24, most.need.nano, True)
+    events = (
+        {"type": "message_start", "message": {"usage": {**counted, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": "so"}},
+    )
+    cut = "".join(f"data: {json.dumps(event)}\n\n" for event in events).encode()
+    begun = message(None, stream=True, partial=True)
+    begun.response = cut
+    assert used(begun, most, most.need, price) == Used(most.need.tokens, (most.prompt + 50_000) * NANO, True)
 
 
 def test_rates_take_an_estimate() -> None:

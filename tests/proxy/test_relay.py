@@ -157,6 +157,18 @@ def test_a_response_is_on_disk_before_its_last_event_is_out(tmp_path: Path) -> N
     assert (record["partial"], record["response"].encode()) == (False, events[0] + events[1])
 
 
+@pytest.mark.parametrize(
+    ("path", "event"), [("chat/completions", b"data: "), ("messages", b'event: error\ndata: {"type":"error",')]
+)
+def test_of_a_stream_that_breaks_off_everything_that_came_is_passed_on(path: str, event: bytes, tmp_path: Path) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    waits = b'data: {"choices":[{"finish_reason":"stop","stop_reason":null}]}\n\ndata: {"usage'
+    with raw_server(head + b"%x\r\n%s\r\n" % (len(waits), waits)) as (url, _), proxying(url, tmp_path) as proxy:
+        answer = httpx.post(f"{proxy.url}/{path}", json={"stream": True}, timeout=20).content
+    assert answer.startswith(waits + b"\n\n" + event)
+    assert b"the upstream broke off" in answer
+
+
 def test_a_plain_answer_that_breaks_off_is_not_passed_off_as_whole(tmp_path: Path) -> None:
     half = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"half":'
     with raw_server(half) as (url, _), proxying(url, tmp_path) as proxy, proxy.client() as client:

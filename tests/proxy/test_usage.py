@@ -31,7 +31,7 @@ SPELLINGS: list[Callable[[Any], bytes]] = [
 SCRAPS = [
     b"\n", b"\r", b"\r\n", b"\n\n", b"data:", b"data: ", b": ping", b"event: x", b'{"usage":null}', b'"usage"', b"{",
     b'{"choices":[],"usage":{"n":1}}', b'{"choices":[{"usage":1}],"usage":{"n":1}}', b"}", b",", b":", b"null", b"\\",
-    b'{"a":"\\"usage\\":null"}', b"[DONE]", "ü\u2028".encode(), b"\xff",
+    b'{"a":"\\"usage\\":null"}', b"[DONE]", "ü\u2028".encode(), b"\xff", b'","stop_reason":',
 ]  # fmt: skip
 
 
@@ -267,18 +267,9 @@ def test_the_usage_member_goes_and_nothing_else(event: str, expected: str) -> No
 @pytest.mark.parametrize("choices", ['"choices":[],', '"choices":null,', ""])
 @pytest.mark.parametrize("brk", [b"\n", b"\r\n", b"\r"])
 def test_the_event_that_only_reports_usage_goes_whole(choices: str, brk: bytes) -> None:
-    lines = [
-        b": ping",
-        b"",
-        b"event: x",
-        b"data: {%s" % choices.encode(),
-        b'data: "usage":{"n":1}}',
-        b"",
-        b"data: [DONE]",
-        b"",
-        b"",
-    ]
-    assert fed(brk.join(lines)) == brk.join([b": ping", b"", b"data: [DONE]", b"", b""])
+    usage = [b"event: x", b"data: {%s" % choices.encode(), b'data: "usage":{"n":1}}', b""]
+    ping, done = [b": ping", b""], [b"data: [DONE]", b"", b""]
+    assert fed(brk.join(ping + usage + done)) == brk.join(ping + done)
 
 
 @pytest.mark.parametrize(
@@ -303,10 +294,47 @@ def test_what_is_no_chunk_or_has_no_usage_passes(event: bytes) -> None:
     assert fed(event + b"\n\n") == event + b"\n\n"
 
 
+FINISH = b'data: {"id":"c","choices":[{"delta":{},"finish_reason":"stop","stop_reason":null}]%s}\n\n'
+WORD = b'data: {"id":"c","choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+LAST = b'data: {"id":"c","choices":[],"usage":{"n":1}%s}\n\n'
+MARK = b',"system_fingerprint":"fp_\xc3\xbc"'
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (FINISH % b"" + LAST % MARK, FINISH % MARK),
+        (FINISH % MARK + LAST % MARK, FINISH % MARK),
+        (FINISH % b"" + LAST % b"", FINISH % b""),
+        (FINISH % b',"usage":null' + LAST % MARK, FINISH % MARK),
+        (FINISH % b"" * 2 + LAST % MARK, FINISH % MARK * 2),
+        (FINISH % b"" + WORD + FINISH % b"" + LAST % MARK, FINISH % b"" + WORD + FINISH % MARK),
+        (FINISH % b"" + b": ping\n\n" + LAST % MARK, FINISH % b"" + b": ping\n\n"),
+        (FINISH % b"" + b"\n" + LAST % MARK, FINISH % b"" + b"\n"),
+        (FINISH % b"", FINISH % b""),
+    ],
+)
+def test_a_fingerprint_that_moved_to_the_usage_moves_back(sent: bytes, expected: bytes) -> None:
+    stream, whole = sent + b"data: [DONE]\n\n", expected + b"data: [DONE]\n\n"
+    assert fed(stream) == fed(stream, range(len(stream))) == whole
+    assert fed(sent) == fed(sent, range(len(sent))) == expected
+
+
+def test_what_ends_a_choice_waits_for_one_event_and_nothing_of_others_does() -> None:
+    stripper = UsageStripper()
+    assert stripper.feed(FINISH % b"") == b""
+    assert stripper.feed(WORD[:5]) == b""
+    assert stripper.feed(WORD[5:]) == FINISH % b"" + WORD
+    others = (FINISH % b"").replace(b',"stop_reason":null', b"")
+    assert stripper.feed(others) == others
+    said = WORD.replace(b"a", rb"\",\"stop_reason\":")
+    assert stripper.feed(said) == said
+
+
 def test_an_upstream_that_dies_within_an_event_has_its_rest_passed_on() -> None:
     stripper = UsageStripper()
-    assert stripper.feed(b'data: 1\n\ndata: {"choices":[],"usage":{') == b"data: 1\n\n"
-    assert stripper.end() == b'data: {"choices":[],"usage":{'
+    assert stripper.feed(WORD + FINISH % b"" + LAST[:20]) == WORD
+    assert stripper.end() == FINISH % b"" + LAST[:20]
     assert stripper.end() == b""
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.errors import BadInput
+from proxy.files import put
 
 SUMS = "SHA256SUMS"
 MANIFEST = "manifest.json"
@@ -92,8 +93,8 @@ def amend(path: Path, name: str, content: bytes, manifest: Mapping[str, Any]) ->
     sealed = amended[name]["sealed"] if name in amended else listed[name]
     now = hashlib.sha256(content).hexdigest()
     _write_manifest(path, stored["id"], manifest, amended | {name: {"sealed": sealed, "now": now}})
-    _replace(path / SUMS, _sums_text(listed | {name: now}).encode())
-    _replace(path / name, content)
+    put(path / SUMS, _sums_text(listed | {name: now}), 0o644)
+    put(path / name, content, 0o644)
 
 
 def _identity(text: str) -> str:
@@ -138,17 +139,8 @@ def _write_manifest(
     """Puts the manifest in place in one step, with a digest of itself since SHA256SUMS cannot list it."""
     body = {"id": identity, "manifest": dict(manifest)} | ({"amended": dict(amended)} if amended else {})
     text = json.dumps(body | {"sha256": _digest(body)}, indent=2, sort_keys=True) + "\n"
-    _replace(folder / MANIFEST, text.encode())
+    put(folder / MANIFEST, text, 0o644)
     _sync_one(folder.parent)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    scratch = path.with_name(f".{path.name}")
-    scratch.write_bytes(content)
-    scratch.chmod(0o644)
-    _sync_one(scratch)
-    scratch.replace(path)
-    _sync_one(path.parent)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

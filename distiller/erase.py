@@ -31,6 +31,7 @@ from distiller.settings import Settings
 from proxy.bodies import decoded
 from proxy.dropping import drop
 from proxy.errors import Unavailable
+from proxy.files import put
 from proxy.freeing import deleting, maintaining, release, rewrite, vacuum
 from proxy.ingest import Ingest
 from proxy.log import Log
@@ -275,10 +276,4 @@ def _in_mind(settings: Settings, now: datetime) -> list[_Erasure]:
 
 
 def _keep_in_mind(settings: Settings, erasures: Iterable[_Erasure]) -> None:
-    path = _store(settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".fresh")
-    fresh.unlink(missing_ok=True)
-    fresh.touch(0o600)
-    fresh.write_text(json.dumps([asdict(one) for one in erasures]), encoding="utf-8")
-    fresh.replace(path)
+    put(_store(settings), json.dumps([asdict(one) for one in erasures]))

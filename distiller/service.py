@@ -29,6 +29,7 @@ from distiller.upkeep import keep_backups, maintain_log, opened
 from proxy.admin import create_admin, serve_admin
 from proxy.deployments import connect
 from proxy.errors import BadInput, StillroomError
+from proxy.files import put
 from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
@@ -194,11 +195,8 @@ class _Service:
         return Engine(settings, on_change=self._note)
 
     def _note(self, status: EngineStatus) -> None:
-        path = self._settings.engine_state
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".fresh")
-        fresh.write_text(json.dumps({**asdict(status), "ready": sorted(status.ready), "failed": dict(status.failed)}))
-        fresh.replace(path)
+        said = {**asdict(status), "ready": sorted(status.ready), "failed": dict(status.failed)}
+        put(self._settings.engine_state, json.dumps(said))
 
     def _charge(self, since: float, force: bool) -> float:
         """Charge the engine's hours, idle or not; returns the moment up to which they are charged."""

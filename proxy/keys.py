@@ -19,6 +19,7 @@ from typing import Any
 
 from proxy.admitting import credentials
 from proxy.errors import BadInput
+from proxy.files import put
 from proxy.headers import Headers
 from proxy.limits import NO_LIMITS, Limits
 
@@ -104,11 +105,7 @@ def _changing(path: Path) -> Iterator[list[Key]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         keys = read_keys(path)
         yield keys
-        fresh = path.with_suffix(".fresh")
-        fresh.unlink(missing_ok=True)
-        fresh.touch(0o600)
-        fresh.write_text(json.dumps({"keys": [dataclasses.asdict(key) for key in keys]}, indent=1), encoding="utf-8")
-        fresh.replace(path)
+        put(path, json.dumps({"keys": [dataclasses.asdict(key) for key in keys]}, indent=1))
 
 
 def _key(fields: Mapping[str, Any]) -> Key:

@@ -29,6 +29,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from proxy.deciding import TEACHER
 from proxy.derive import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 from proxy.errors import StillroomError
+from proxy.files import put
 from proxy.log import Log
 from proxy.waiting import pause
 
@@ -146,10 +147,7 @@ class Tracing:
         return int(newest)
 
     def _remember(self, done: int) -> None:
-        self._cursor.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._cursor.with_suffix(".fresh")
-        fresh.write_text(str(done))
-        fresh.replace(self._cursor)
+        put(self._cursor, str(done))
 
     def _note(self, trouble: str) -> None:
         if not self.failing:

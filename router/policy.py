@@ -7,12 +7,12 @@ or the next, never half of one. A policy that cannot be read means the teacher a
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from proxy.files import put
 from proxy.watched import Watched
 
 _log = logging.getLogger("stillroom.policy")
@@ -52,10 +52,7 @@ def save_policy(policy: Policy, path: Path) -> None:
     text = json.dumps({"routes": {task: dataclasses.asdict(route) for task, route in policy.routes.items()}}, indent=1)
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    put(path, text)
 
 
 def load_policy(path: Path) -> Policy:

@@ -13,12 +13,11 @@ import pytest
 
 from proxy.app import create_app
 from proxy.ingest import Ingest
-from proxy.log import open_log
-from proxy.migrations import migrate
-from proxy.settings import LogSettings, ProxySettings, SpoolSettings, TeacherSettings
+from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import closed_segments
 from router.prices import cost as price_of
 from router.settings import Price
+from tests.logs import migrated
 from tests.proxies import proxying, raw_server
 from tests.servers import eventually, serving
 
@@ -109,8 +108,7 @@ def test_it_is_in_the_log_raw_and_at_its_price(tmp_path: Path) -> None:
     def price(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
         return None if prompt is None or completion is None else prompt + completion / 10
 
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     assert Ingest(log, tmp_path / "spool", 7, price).run() == len(ANSWERS)
     rows = log.query("SELECT request, response, partial, model, answer, prompt_tokens FROM exchanges ORDER BY id")
     expected = [(ASKED % more.encode(), b"".join(parts)) for more, (_, _, parts) in ANSWERS.items()]
@@ -137,8 +135,7 @@ def test_what_writing_the_cache_costs_is_charged_and_what_is_not_known_is_unpric
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
     with raw_server(head + answer) as (url, _), proxying(url, tmp_path / "spool") as proxy:
         httpx.post(f"{proxy.url}/messages", content=ASKED % b"", headers=HEADERS)
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     cost = partial(price_of, {"claude-x": Price(1e6, 1e5)})
     assert Ingest(log, tmp_path / "spool", 7, cost).run() == 1
     assert log.query("SELECT usd FROM spend") == [(usd,)]

@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from proxy.log import open_log
-from proxy.migrations import migrate
 from proxy.settings import LogSettings
 from tests.deployment import PROGRAM, ROOT, up
+from tests.logs import migrated
 from tests.proxy.test_spool import small_disk
 from tests.servers import eventually, free_port, serving
 
@@ -109,8 +109,7 @@ def test_no_connection_is_taken_while_a_stream_drains(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["garbage", "newer", "a folder"])
 def test_traffic_flows_whatever_the_log_is_like(tmp_path: Path, damage: str) -> None:
     home, catalog = tmp_path / "home", tmp_path / "home" / "log" / "catalog.sqlite"
-    log = open_log(LogSettings(), home)
-    migrate(log)
+    log = migrated(home)
     if damage == "newer":
         log.query("INSERT INTO migrations VALUES (999, now())")
     log.close()

@@ -6,11 +6,10 @@ import pytest
 from distiller.distill import distill
 from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput, Refused
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
-from proxy.settings import LogSettings
+from proxy.log import Log
 from router.registry import SHADOW, candidates
 from tests.distiller.toy import build_toy
+from tests.logs import migrated
 from tests.router.conftest import TASK, insert
 
 ANSWERS = {"red": "stop", "amber": "wait", "green": "go"}
@@ -18,8 +17,7 @@ ANSWERS = {"red": "stop", "amber": "wait", "green": "go"}
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     for start in range(0, 150, 3):
         for place, (colour, answer) in enumerate(ANSWERS.items()):
             insert(log, [f"lamp {start + place} is {colour}"], answer)

@@ -16,15 +16,15 @@ from proxy.errors import Unavailable
 from proxy.exchange import Exchange
 from proxy.ids import ulid
 from proxy.ingest import Ingest
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
+from proxy.log import Log
 from proxy.patterns import SECRETS_ONLY, Redaction
 from proxy.redact import Redactor
-from proxy.settings import LogSettings, SpoolSettings
+from proxy.settings import SpoolSettings
 from proxy.spool import SpoolWriter
 from router.controller import only_one
 from router.registry import RETIRED, candidates
 from tests.distiller.test_holdings import golden, sealed
+from tests.logs import migrated
 from tests.proxy.test_freeing import holding
 from tests.router.conftest import TASK, chat, known, ten_dollars
 from tests.servers import eventually
@@ -34,8 +34,7 @@ CANARY = "~canary"
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     return log
 
 
@@ -173,8 +172,7 @@ def test_what_the_controller_does_not_ingest_is_said(log: Log, tmp_path: Path, m
 @given(st.lists(st.sampled_from(["ann", "bob", "Ann", "ann ", "né"]), min_size=1, max_size=30))
 def test_nobody_elses_exchange_is_missing(tmp_path_factory: pytest.TempPathFactory, users: list[str]) -> None:
     tmp_path = tmp_path_factory.mktemp("home")
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     lines = [(user, *line(user, f"{number}")) for number, user in enumerate(users)]
     spooled(tmp_path, *[one for _, _, one in lines])
     done = erase(home(tmp_path), "ann")

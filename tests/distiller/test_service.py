@@ -9,17 +9,16 @@ from distiller.service import _Service, due, run_controller
 from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput, Unavailable
 from proxy.freeing import maintaining
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
+from proxy.log import Log
 from proxy.settings import LogSettings
 from router.controller import only_one
+from tests.logs import migrated
 from tests.router.conftest import TASK, insert, known
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     return log
 
 

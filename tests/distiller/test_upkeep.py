@@ -8,9 +8,10 @@ from distiller.settings import Settings
 from distiller.upkeep import keep_backups, opened
 from proxy.backup import backups
 from proxy.errors import BadInput
-from proxy.log import Log, catalog_file, open_log
-from proxy.migrations import MIGRATIONS, migrate
+from proxy.log import Log, catalog_file
+from proxy.migrations import MIGRATIONS
 from proxy.settings import LogSettings
+from tests.logs import migrated
 from tests.router.conftest import known
 
 
@@ -23,8 +24,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def log(settings: Settings) -> Log:
-    log = open_log(LogSettings(), settings.folder)
-    migrate(log)
+    log = migrated(settings.folder)
     return log
 
 

@@ -5,9 +5,8 @@ import duckdb
 import pytest
 
 from proxy.dropping import drop
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
-from proxy.settings import LogSettings
+from proxy.log import Log
+from tests.logs import migrated
 
 CHAT = "/v1/chat/completions"
 COLUMNS = "day, task, model, served_by, exchanges, fallbacks, prompt_tokens, cached_tokens, completion_tokens"
@@ -15,8 +14,7 @@ COLUMNS = "day, task, model, served_by, exchanges, fallbacks, prompt_tokens, cac
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     columns = (
         "id, ts, task, model, path, served_by, fallback, prompt_tokens, cached_tokens, completion_tokens, usage_source"
     )

@@ -10,9 +10,9 @@ import pytest
 from proxy.backup import back_up, backups
 from proxy.errors import Unavailable
 from proxy.freeing import deleting, maintaining, merge, release, rewrite, vacuum
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
+from proxy.log import Log
 from proxy.settings import LogSettings
+from tests.logs import migrated
 from tests.servers import eventually
 
 HOLDER = """
@@ -38,8 +38,7 @@ for number in range(15):
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     return log
 
 

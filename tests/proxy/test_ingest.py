@@ -14,13 +14,12 @@ from proxy import ingest
 from proxy.exchange import Exchange
 from proxy.ids import ulid
 from proxy.ingest import Ingest
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
+from proxy.log import Log
 from proxy.patterns import SECRETS_ONLY
 from proxy.quarantine import quarantined
 from proxy.redact import Redactor
-from proxy.settings import LogSettings
 from proxy.spool import SpoolWriter
+from tests.logs import migrated
 from tests.servers import eventually
 
 BODY = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi\u2028there"}]}).encode()
@@ -40,8 +39,7 @@ def exchange(**fields: object) -> Exchange:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     return log
 
 

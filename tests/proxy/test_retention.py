@@ -8,10 +8,10 @@ import pytest
 from proxy.errors import Unavailable
 from proxy.freeing import maintaining
 from proxy.ids import ulid
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
+from proxy.log import Log
 from proxy.retention import maintain, oldest_kept
 from proxy.settings import LogSettings
+from tests.logs import migrated
 from tests.proxy.test_freeing import add, holding, parquet
 
 NOW = datetime.now(UTC)
@@ -39,8 +39,7 @@ proxy.retention.maintain(LogSettings(), home, home / "spool", 2, datetime.fromis
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     return log
 
 

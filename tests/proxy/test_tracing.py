@@ -13,10 +13,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from proxy.ids import ulid
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
-from proxy.settings import LogSettings
+from proxy.log import Log
 from proxy.tracing import Tracing, span_ids
+from tests.logs import migrated
 from tests.servers import eventually, free_port
 
 TEACHER = "https://api.example.com:8443/openai"
@@ -85,8 +84,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     yield log
     log.close()
 

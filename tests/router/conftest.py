@@ -11,12 +11,11 @@ from fastapi import FastAPI, Request, Response
 
 from proxy.ids import ulid
 from proxy.ingest import Ingest
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
-from proxy.settings import LogSettings
+from proxy.log import Log
 from router.evaluators import normalise
 from router.policy import Route
 from router.registry import Candidate, candidates, register
+from tests.logs import migrated
 
 TASK = "triage"
 PATH = "/v1/chat/completions"
@@ -29,8 +28,7 @@ def chat(text: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Log]:
-    log = open_log(LogSettings(), tmp_path)
-    migrate(log)
+    log = migrated(tmp_path)
     yield log
     log.close()
 

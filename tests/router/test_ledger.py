@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from distiller.erase import erase
 from distiller.settings import Settings
 from proxy.ids import ulid
-from proxy.log import Log, open_log
-from proxy.migrations import migrate
+from proxy.log import Log
 from proxy.retention import maintain
 from proxy.settings import LogSettings
 from router.ledger import charge, report
+from tests.logs import migrated
 from tests.router.conftest import PATH, TASK, add_rows, insert, judged, known, spent
 
 
@@ -163,8 +163,7 @@ def test_whatever_is_dropped_the_books_stay(
     tmp_path_factory: pytest.TempPathFactory, exchanges: list[dict[str, Any]], steps: list[int | str]
 ) -> None:
     home = tmp_path_factory.mktemp("home")
-    log = open_log(LogSettings(), home)
-    migrate(log)
+    log = migrated(home)
     for one in exchanges:
         happened(log, one)
     charge(log, "training", 0.1, 0.5, "hour", task=TASK)

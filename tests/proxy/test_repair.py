@@ -21,6 +21,7 @@ from proxy.redact import Redactor
 from proxy.repair import working_log
 from proxy.settings import LogSettings
 from proxy.spool import SpoolWriter
+from tests.logs import migrated
 
 ASK = b'{"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}'
 ANSWER = b'{"model": "gpt-4o", "choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]}'
@@ -44,18 +45,19 @@ class Home:
         self.folder, self.spool = folder, folder / "spool"
         self.catalog = folder / "log" / "catalog.sqlite"
         self.expected: list[str] = []
+        migrated(folder).close()
 
     def open(self) -> Log:
         return working_log(LogSettings(), self.folder, self.spool)
 
     def record(self, number: int) -> None:
         """One segment; from ten rows on DuckLake writes Parquet, fewer stay in the catalog."""
-        writer = SpoolWriter(self.spool, 1 << 30, 3600)
+        writer, redactor = SpoolWriter(self.spool, 1 << 30, 3600), Redactor(SECRETS_ONLY)
         for _ in range(number):
             fields = {"path": "/v1/chat/completions", "request": ASK, "response": ANSWER, "status": 200}
             exchange = Exchange(id=ulid(), ts=1_800_000_000.0, method="POST", **fields)  # type: ignore[arg-type]
             self.expected.append(exchange.id)
-            writer.append(exchange.line(Redactor(SECRETS_ONLY)))
+            writer.append(exchange.line(redactor))
         writer.rotate()
 
     def ingest(self, log: Log) -> None:

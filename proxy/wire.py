@@ -188,6 +188,8 @@ class Wire(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is whole."""
         self._owing, self._head_bytes = None, 0
+        if self.cycle.response_complete:  # It was refused before it was whole.
+            self._owing, self._patience = self.loop.time(), self.timeout_keep_alive
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -19,6 +19,10 @@ def port(heard: list[tuple[list[Any], bytes]]) -> Iterator[int]:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return
+        if scope["path"] == "/refused":
+            await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"no"})
+            return
         body, more = b"", True
         while more:
             message = await receive()
@@ -122,6 +126,17 @@ def test_who_does_not_finish_a_request_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(wire, "_PATIENCE", 0.05)
     assert sent(port, half) == b""
+
+
+def test_who_goes_on_after_a_refusal_is_not_kept_for_ever(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_PATIENCE", 1.0)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"POST /refused HTTP/1.1\r\nContent-Length: 4\r\n\r\nbo")
+        answer = b""
+        while not answer.endswith(b"no"):
+            answer += connection.recv(65536)
+        connection.sendall(b"dy")
+        assert connection.recv(65536) == b""
 
 
 def test_who_waits_for_an_answer_is(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,10 @@ catalog; a commit that lost the race is tried again as a whole, so a transaction
 """
 
 import contextlib
+import importlib.util
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -94,6 +96,9 @@ def open_log(settings: LogSettings, home: Path, read_only: bool = False) -> Log:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(f"the log's folder {Path(target).parent} cannot be made: {error.strerror}") from None
+    if importlib.util.find_spec("pandas") is None:
+        # DuckDB looks for it with each value it hands to Python: known to be missing, the disk is not searched again.
+        sys.modules["pandas"] = None  # type: ignore[assignment]
     connection = duckdb.connect()
     _load(connection, ["ducklake", f"{kind}_scanner", *(["httpfs"] if "://" in data else [])])
     options = [f"DATA_PATH {_quoted(data)}"]

@@ -2,6 +2,8 @@ import base64
 import gzip
 import json
 import os
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,21 @@ def test_rows_columns_and_charge_arrive_together(log: Log, tmp_path: Path) -> No
     assert rows == [("gpt-4o", "hello", "stop", 10, 4, 2, "untitled", False)]
     assert log.query("SELECT usd, model, kind FROM spend") == [(10.0, "gpt-4o", "teacher")]
     assert log.query("SELECT request FROM exchanges WHERE model IS NOT NULL") == [(BODY.decode(),)]
+
+
+def test_the_disk_is_not_searched_for_pandas_with_each_record(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+
+    class Finder(MetaPathFinder):
+        def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+            searched.append(fullname)
+
+    spooled(tmp_path / "spool", *[exchange() for _ in range(50)])
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    assert Ingest(log, tmp_path / "spool", 7, ten_dollars).run() == 50
+    assert searched.count("pandas") <= 1  # Where it is installed it is found, and then known.
 
 
 def test_a_segment_enters_once_though_the_move_failed(log: Log, tmp_path: Path) -> None:

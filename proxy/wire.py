@@ -21,6 +21,7 @@ from proxy.headers import Headers, header
 _HEAD_BYTES = 1 << 20
 _VERSIONS = ("1.1", "1.0")
 _PATIENCE = 60.0  # seconds for a whole head, and between two pieces of a body
+_LINGER = 2.0  # seconds in which a client that goes on sending may still read why it was refused
 
 
 class _Joining:
@@ -51,6 +52,12 @@ class _Joining:
         if self._head:
             head, self._head = self._head, b""
             self._transport.write(head)
+
+    def end(self, data: bytes) -> None:
+        """Write for the last time; what arrives is still taken."""
+        head, self._head = self._head, b""
+        self._transport.write(head + data)
+        self._transport.write_eof()
 
     def close(self) -> None:
         self.flush()
@@ -197,7 +204,7 @@ class Wire(HttpToolsProtocol):
         self._broken, self._owing = self._refusal or msg, None
         answering = self._answering
         if answering is None or answering.response_complete or answering.more_body:
-            super().send_400_response(self._broken)
+            self._refuse()
         elif self.cycle.more_body:  # It waits in the line, and will never be whole.
             self.pipeline.popleft()
 
@@ -210,13 +217,26 @@ class Wire(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._broken:
-            super().send_400_response(self._broken)
+            self._refuse()
         elif self._owing is None:
             self._owing, self._patience = self.loop.time(), self.timeout_keep_alive
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
+
+    def _refuse(self) -> None:
+        """Say why, and take for a while what is still on its way: to close at once could reset the answer away."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        text = self._broken.encode("ascii")
+        lines = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
+            text
+        )
+        self._joining.end(STATUS_LINE[400] + lines + text)
+        self._watch.cancel()
+        self._watch = self.loop.call_later(_LINGER, self.transport.close)
 
     def _describe(self) -> None:
         """Put what is asked into the scope."""

@@ -2,7 +2,8 @@
 
     python -m tests.bench.admin [--examples 200] [--seed 1]     (make bench-admin; about two minutes)
 
-Schemathesis runs against a real deployment with and without the token; without it, nothing but /healthz may answer.
+Schemathesis runs against a real deployment with and without the token; without it, nothing but /healthz and /readyz
+may answer.
 Prints operations, cases and failures; any failure makes the exit code 1.
 """
 
@@ -33,7 +34,7 @@ _REFUSED: Sequence[dict[str, str]] = (
     {"authorization": f"Basic {_TOKEN}"},
     {"authorization": _TOKEN[:-1]},
 )
-_OPEN = "/healthz"
+_OPEN = ("/healthz", "/readyz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def _rows(deployment: Deployment, program: Sequence[str], options: Sequence[str]
     schema.write_bytes(answer.content)
     before = {name: deployment.children(name) for name in ("worker", "controller")}
     told = ["--url", deployment.admin, *options]
-    given = ["--header", f"authorization: Bearer {_TOKEN}", "--checks", "all"]
+    given = ["--header", f"Authorization: Bearer {_TOKEN}", "--checks", "all"]
     rows = [
         _schemathesis("with the token", [*program, str(schema), *told, *given], folder),
         _schemathesis("without", [*program, str(schema), *told, "--checks", "not_a_server_error"], folder),
@@ -106,7 +107,7 @@ def _schemathesis(name: str, command: Sequence[str], folder: Path) -> Row:
 
 def _refused(url: str, paths: dict[str, dict[str, object]]) -> Row:
     """Every operation, and the document itself, without a token or with a wrong one."""
-    asked = [(method, path) for path, methods in paths.items() for method in methods if path != _OPEN]
+    asked = [(method, path) for path, methods in paths.items() for method in methods if path not in _OPEN]
     asked += [("get", "/openapi.json"), ("get", "/docs"), ("get", "/no-such-path"), ("head", "/metrics")]
     answers = [
         (httpx.request(method, url + path.replace("{", "").replace("}", ""), headers=headers), method, path)

@@ -128,6 +128,16 @@ def test_who_does_not_finish_a_request_is_not_waited_for(
     assert sent(port, half) == b""
 
 
+def test_who_is_refused_while_still_sending_reads_why(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for piece in (b"POST / HTTP/1.1\r\nContent-Length: many\r\n\r\n", *[b"x" * 65536] * 20):
+            connection.sendall(piece)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
 def test_who_goes_on_after_a_refusal_is_not_kept_for_ever(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "_PATIENCE", 1.0)
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:

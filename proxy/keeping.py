@@ -63,7 +63,8 @@ class Keeper:
         self._write(line)
 
     async def written(self, exchange: Exchange) -> None:
-        """Returns once an exchange that is to be kept is, or will never be; at most apart.PATIENCE seconds later."""
+        """Keep it, and return once it is recorded or never will be; at most apart.PATIENCE seconds later."""
+        self.keep(exchange)
         making = self._making.get(exchange.id)
         if making is not None:
             await asyncio.wait([making])  # Whoever hangs up meanwhile ends the waiting, not the making.

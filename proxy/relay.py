@@ -199,7 +199,6 @@ class Relay:
                 await self._pass_plain(upstream, exchange, send)
         except OSError as error:
             exchange.partial, exchange.error = True, exchange.error or f"upstream died: {type(error).__name__}"
-            self._keeper.keep(exchange)
             await self._keeper.written(exchange)
             if not exchange.stream:
                 return  # The answer stays unfinished: the server closes the connection, so the client can tell.
@@ -217,7 +216,6 @@ class Relay:
             if held:
                 await send({"type": "http.response.body", "body": held, "more_body": True})
             held = chunk
-        self._keeper.keep(exchange)
         await self._keeper.written(exchange)
         await send({"type": "http.response.body", "body": held, "more_body": False})
 
@@ -231,12 +229,10 @@ class Relay:
                 exchange.first_byte()
             received += chunk
             if _DONE in received[-len(chunk) - len(_DONE) :] or (eventful and _is_last_event(received)):
-                self._keeper.keep(exchange)
                 await self._keeper.written(exchange)
             passed = chunk if stripper is None else stripper.feed(chunk)
             if passed:
                 await send({"type": "http.response.body", "body": passed, "more_body": True})
-        self._keeper.keep(exchange)
         await self._keeper.written(exchange)
         rest = b"" if stripper is None else stripper.end()
         await send({"type": "http.response.body", "body": rest, "more_body": False})
@@ -247,7 +243,6 @@ class Relay:
         """An answer that does not come from the teacher; recorded first."""
         exchange.status, exchange.response = status, body
         exchange.first_byte()
-        self._keeper.keep(exchange)
         await self._keeper.written(exchange)
         await _answer(send, status, body, [(b"content-type", content_type), *_about(exchange)])
 

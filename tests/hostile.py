@@ -8,6 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from proxy.traffic_file import Row
+
+# The deployment under attack, and all that its teacher knows to answer.
+SETTINGS = "[proxy]\nworkers = 1\nmax_body_mb = 1\n[spool]\nrotate_seconds = 0.2\n[serving]\nport = 1\n"
+ROW = Row(({"role": "user", "content": "hello"},), "hi there", None, "gpt-4o", None)
 HANG = 20.0  # seconds of silence after which a test fails
 _ABORT = struct.pack("ii", 1, 0)
 

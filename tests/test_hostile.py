@@ -14,7 +14,6 @@ import pytest
 
 from proxy.app import create_app
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
-from proxy.traffic_file import Row
 from tests.deployment import Deployment, deployed
 from tests.hostile import (
     ATTACKS,
@@ -23,6 +22,8 @@ from tests.hostile import (
     MB,
     MODELS,
     NESTED,
+    ROW,
+    SETTINGS,
     SMUGGLED,
     STREAM,
     Answer,
@@ -38,8 +39,6 @@ from tests.hostile import (
     said,
 )
 from tests.servers import eventually, serving
-
-SETTINGS = "[proxy]\nworkers = 1\nmax_body_mb = 1\n[spool]\nrotate_seconds = 0.2\n[serving]\nport = 1\n"
 
 
 @dataclass(slots=True)
@@ -71,9 +70,7 @@ class Target:
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("hostile")
-    with deployed(
-        folder, [Row(({"role": "user", "content": "hello"},), "hi there", None, "gpt-4o", None)], SETTINGS
-    ) as running:
+    with deployed(folder, [ROW], SETTINGS) as running:
         port = httpx.URL(running.url).port or 0
         yield Target(running, port, running.children("worker"), running.children("controller"))
 

@@ -12,19 +12,15 @@ from pathlib import Path
 
 import httpx
 
-from proxy.traffic_file import Row
 from tests.deployment import deployed
-from tests.hostile import ATTACKS, connected, read, said
-
-_SETTINGS = "[proxy]\nworkers = 1\nmax_body_mb = 1\n[spool]\nrotate_seconds = 0.2\n[serving]\nport = 1\n"
-_ROW = Row(({"role": "user", "content": "hello"},), "hi there", None, "gpt-4o", None)
+from tests.hostile import ATTACKS, ROW, SETTINGS, connected, read, said
 
 
 def main() -> int:
     """Attack and print; returns the exit code."""
     wrong = 0
     print("| attack | what came back |\n| --- | --- |")
-    with tempfile.TemporaryDirectory() as folder, deployed(Path(folder), [_ROW], _SETTINGS) as running:
+    with tempfile.TemporaryDirectory() as folder, deployed(Path(folder), [ROW], SETTINGS) as running:
         port = httpx.URL(running.url).port or 0
         for group, cases in ATTACKS.items():
             for name, (data, expected) in cases.items():

@@ -66,3 +66,12 @@ def test_what_the_upstream_does_differently_by_itself_is_excluded() -> None:
     found = compare([RESULT, {**RESULT, "chunks": CHUNKS[:1]}], {**RESULT, "chunks": [*CHUNKS, *CHUNKS], "status": 500})
     assert set(found.differences) == {".status"}
     assert ".chunks.length" in found.excluded
+
+
+def test_how_several_choices_interleave_is_no_difference_but_the_order_within_one_is() -> None:
+    one, two = ([{"choices": [{"index": index, "delta": text}]} for text in "ab"] for index in (0, 1))
+    usage: dict[str, Any] = {"choices": [], "usage": 4}
+    direct = {**RESULT, "chunks": [one[0], two[0], one[1], two[1], usage]}
+    assert compare([direct], {**RESULT, "chunks": [two[0], one[0], one[1], two[1], usage]}).differences == {}
+    swapped = compare([direct], {**RESULT, "chunks": [one[1], two[0], one[0], two[1], usage]})
+    assert set(swapped.differences) == {f".chunks.{place}.choices.0.delta" for place in (0, 1)}

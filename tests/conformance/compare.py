@@ -1,9 +1,11 @@
 """Owns what is the same: results as leaves, less what an upstream makes anew each time, compared leaf by leaf.
 
 Must not know who called whom. An upstream is asked directly more than once: a leaf that differs between two direct
-answers says nothing about the proxy, and is excluded and counted.
+answers says nothing about the proxy, and is excluded and counted. Several choices in one stream are generated beside
+each other, and how their chunks interleave changes from call to call: they are compared choice by choice.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,10 +68,16 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
                 yield from _leaves(f"{path}.{key}", _steady(path, key, entry))
     elif isinstance(value, list):
         yield f"{path}.length", len(value)
-        for index, entry in enumerate(value):
+        for index, entry in enumerate(sorted(value, key=_choice) if path.endswith(".chunks") else value):
             yield from _leaves(f"{path}.{index}", entry)
     else:
         yield path, _steady_text(value) if isinstance(value, str) else value
+
+
+def _choice(chunk: Any) -> float:
+    """Which choice a chunk belongs to; those of none, such as the usage, come last."""
+    choices = chunk.get("choices") if isinstance(chunk, dict) else None
+    return choices[0].get("index", math.inf) if choices else math.inf
 
 
 def _skipped(header: str) -> bool:

@@ -21,8 +21,9 @@ from proxy.headers import Headers, header, without
 from proxy.ids import ulid
 from proxy.keeping import Keeper
 from proxy.receiving import BodyTooLarge, ClientGone, HangUp, Lookout, Message, Receive, read_body
+from proxy.stripper import UsageStripper
 from proxy.upstream import response_headers
-from proxy.usage import UsageStripper, ask_for_usage
+from proxy.usage import ask_for_usage
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]

@@ -262,13 +262,14 @@ def test_a_failing_log_is_said_and_no_segment_blamed(log: Log, tmp_path: Path) -
 def test_below_the_mark_segments_wait(log: Log, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spool = tmp_path / "spool"
     spooled(spool, exchange())
-    disk = os.statvfs(tmp_path)
-    short = Ingest(log, spool, 7, ten_dollars, min_free=disk.f_blocks * disk.f_frsize * 10)
+    free = [0]
+    short = Ingest(log, spool, 7, ten_dollars, min_free=800)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "statvfs", lambda path: os.statvfs_result((1, 1, 10_000, 0, 0, 1, 1, 1, 0, 255)))
+        patch.setattr(os, "statvfs", lambda _: os.statvfs_result((1, 1, 10_000, free[0], free[0], 1, 1, 1, 0, 255)))
         assert short.run() == short.run() == 0
-    assert caplog.text.count("segments wait") == 1
-    assert eventually(short.run) == 1
+        assert caplog.text.count("segments wait") == 1
+        free[0] = 10_000
+        assert eventually(short.run) == 1
     assert caplog.text.count("segments enter again") == 1
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from proxy.deciding import Answer, Asked, CandidateFailed, Decide, Decision
 from proxy.replay import create_replay
+from proxy.stripper import UsageStripper
 from proxy.traffic_file import Row
-from proxy.usage import UsageStripper
 from tests.proxies import ask, exchange_raw, proxying, raw_server
 from tests.servers import eventually, free_port, serving
 

@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distiller.command_line import Command, build_parser
+from distiller.command_tools import opened_log, sentence, show
+from distiller.evidence_commands import certificate, promote, rollback, status
 from distiller.settings import Settings, load_settings
-from proxy.errors import BadInput, StillroomError, Unavailable
+from proxy.errors import BadInput, StillroomError
 
-if TYPE_CHECKING:  # duckdb comes with it.
+if TYPE_CHECKING:
     from proxy.admitting import Admit
     from proxy.keys import KeyRing
-    from proxy.log import Log
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -181,17 +182,17 @@ def keys(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         found = [(key, read_standing(settings.limits, key.name, time.time())) for key in read_keys(settings.keys)]
         flat = [{**asdict(key), **asdict(standing)} for key, standing in found]
-        return _show(arguments, flat if arguments.json else found, keys_table)
+        return show(arguments, flat if arguments.json else found, keys_table)
     if not name:
         raise BadInput(f"say whose key: stillroom keys {arguments.action} NAME")
     if arguments.action == "revoke":
         revoked = revoke_key(settings.keys, name)
-        return _show(arguments, {"name": name, "revoked": str(revoked.revoked)}, _sentence("{name} is revoked"))
+        return show(arguments, {"name": name, "revoked": str(revoked.revoked)}, sentence("{name} is revoked"))
     limits = Limits(arguments.requests_per_minute, arguments.tokens_per_minute, arguments.budget)
     secret = create_key(settings.keys, name, tuple(arguments.model), limits, not arguments.no_capture)
     if not settings.proxy.keys:
         print("stillroom: keys are not asked for yet: set proxy.keys = true and start again", file=sys.stderr)
-    return _show(arguments, {"name": name, "key": secret}, _sentence("{key}"))
+    return show(arguments, {"name": name, "key": secret}, sentence("{key}"))
 
 
 def erase(arguments: argparse.Namespace) -> int:
@@ -200,14 +201,14 @@ def erase(arguments: argparse.Namespace) -> int:
     from distiller.terminal import erased_summary
 
     settings = load_settings(arguments.config)
-    _log(settings).close()  # Says so where there is none.
+    opened_log(settings).close()  # Says so where there is none.
     if not arguments.user:
         raise BadInput("say whose exchanges: stillroom erase --user ID")
     if not arguments.yes:
         question = f"Erase everything of {arguments.user!r} for good? Type yes: "
         if not sys.stdin.isatty() or input(question) != "yes":
             raise BadInput("nothing was erased: confirm with --yes")
-    return _show(arguments, run(settings, arguments.user), erased_summary)
+    return show(arguments, run(settings, arguments.user), erased_summary)
 
 
 def replay_teacher(arguments: argparse.Namespace) -> int:
@@ -232,8 +233,8 @@ def tasks(arguments: argparse.Namespace) -> int:
     from distiller.terminal import tasks_table
     from router.ledger import report
 
-    found = report(_log(load_settings(arguments.config)))
-    return _show(arguments, found.tasks, tasks_table)
+    found = report(opened_log(load_settings(arguments.config)))
+    return show(arguments, found.tasks, tasks_table)
 
 
 def distill(arguments: argparse.Namespace) -> int:
@@ -244,60 +245,8 @@ def distill(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.config)
     with progress(quiet=arguments.json) as on_progress:
-        done = run(_log(settings), settings, arguments.task, on_progress)
-    return _show(arguments, done, distilled_summary)
-
-
-def status(arguments: argparse.Namespace) -> int:
-    """Show stages, evidence and the engine."""
-    from distiller.terminal import status_table
-    from router.lifecycle import standing
-    from router.registry import candidates
-
-    settings = load_settings(arguments.config)
-    log = _log(settings)
-    engine = settings.engine_state
-    state = json.loads(engine.read_text()) if engine.exists() else {"state": "not started", "reason": "no student yet"}
-    found = [standing(log, candidate, settings.router) for candidate in candidates(log)]
-    return _show(arguments, {"engine": state, "candidates": found}, status_table)
-
-
-def certificate(arguments: argparse.Namespace) -> int:
-    """Print the certificate of a task's newest candidate."""
-    from proxy.errors import Refused
-    from router.evidence import evidence, in_words
-    from router.registry import certificate_of, newest
-
-    log = _log(load_settings(arguments.config))
-    candidate = newest(log, arguments.task)
-    proof = certificate_of(log, candidate.id)
-    if proof is None:
-        raise Refused(f"{candidate.id} has no certificate: {in_words(candidate, evidence(log, candidate))}")
-    print(json.dumps(proof, indent=2))
-    return 0
-
-
-def promote(arguments: argparse.Namespace) -> int:
-    """Take a task's newest certified candidate one stage on."""
-    from router.lifecycle import promote as run
-
-    settings = load_settings(arguments.config)
-    log = _log(settings)
-    candidate, stage = run(log, arguments.task)
-    _publish(log, settings)
-    return _show(arguments, {"candidate": candidate.id, "stage": stage}, _sentence("{candidate} is now: {stage}"))
-
-
-def rollback(arguments: argparse.Namespace) -> int:
-    """Give a task back to the teacher."""
-    from router.lifecycle import rollback as run
-
-    settings = load_settings(arguments.config)
-    log = _log(settings)
-    moved = [candidate.id for candidate in run(log, arguments.task, arguments.reason)]
-    _publish(log, settings)
-    sentence = "the teacher answers {task}; retired: {retired}" if moved else "the teacher answered {task} already"
-    return _show(arguments, {"task": arguments.task, "retired": ", ".join(moved)}, _sentence(sentence))
+        done = run(opened_log(settings), settings, arguments.task, on_progress)
+    return show(arguments, done, distilled_summary)
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -305,14 +254,14 @@ def report(arguments: argparse.Namespace) -> int:
     from distiller.terminal import report_table
     from router.ledger import report as run
 
-    return _show(arguments, run(_log(load_settings(arguments.config))), report_table)
+    return show(arguments, run(opened_log(load_settings(arguments.config))), report_table)
 
 
 def sql(arguments: argparse.Namespace) -> int:
     """Query the log."""
     from distiller.terminal import rows_table
 
-    columns, rows = _log(load_settings(arguments.config), read_only=True).table(arguments.query)
+    columns, rows = opened_log(load_settings(arguments.config), read_only=True).table(arguments.query)
     if arguments.json:
         print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
     else:
@@ -326,7 +275,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     from distiller.terminal import findings_table
 
     found = examine(arguments.config)
-    _show(arguments, found, findings_table)
+    show(arguments, found, findings_table)
     return 0 if all(finding.ok for finding in found) else 1
 
 
@@ -351,39 +300,6 @@ async def _until_signal(work: Callable[[Any], Any]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await work(stop)
-
-
-def _log(settings: Settings, read_only: bool = False) -> "Log":
-    from proxy.log import open_log
-
-    if not settings.log.catalog and not (settings.folder / "log" / "catalog.sqlite").exists():
-        raise Unavailable(
-            f"there is no log under {settings.folder}: start `stillroom serve` first, or pass its --config"
-        )
-    return open_log(settings.log, settings.folder, read_only)
-
-
-def _publish(log: "Log", settings: Settings) -> None:
-    """Rewrite the policy at once; what was served before and is still allowed keeps its place."""
-    from router.lifecycle import publish
-    from router.policy import load_policy
-
-    served = {route.candidate: route.url for route in load_policy(settings.policy).routes.values()}
-    if settings.engine_state.exists():
-        state = json.loads(settings.engine_state.read_text())
-        served |= dict.fromkeys(state["ready"], state["url"]) if state["state"] == "up" else {}
-    publish(log, settings.router, served, settings.policy)
-
-
-def _show(arguments: argparse.Namespace, value: Any, table: Callable[[Any], None]) -> int:
-    from distiller.terminal import as_json
-
-    print(as_json(value)) if arguments.json else table(value)
-    return 0
-
-
-def _sentence(text: str) -> Callable[[dict[str, str]], None]:
-    return lambda value: print(text.format(**value))
 
 
 COMMANDS: Mapping[str, Command] = {

@@ -147,6 +147,9 @@ def _check(settings: Settings) -> None:
     for name in ("canary_share", "audit_share", "max_failures"):
         if not 0 <= getattr(settings.router, name) <= 1:
             raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(settings.router, name)}")
+    for task, said in settings.router.tasks.items():
+        if said.promote not in ("auto", "manual"):
+            raise BadInput(f'router.tasks.{task}.promote must be "auto" or "manual", not {said.promote!r}')
     if settings.distiller.rank > settings.serving.max_lora_rank:
         raise BadInput(
             f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "

@@ -78,7 +78,17 @@ def _books_of_their_own(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where, _books_of_their_own)
+def _evidence(connection: duckdb.DuckDBPyConnection) -> None:
+    """A verdict's yardstick is how the teacher agrees with itself on the same exchange; NULL where nobody asked."""
+    connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick DOUBLE")
+    connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick_answer VARCHAR")
+    connection.execute(
+        """CREATE TABLE IF NOT EXISTS freezes (
+        id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, frozen BOOLEAN, reason VARCHAR)"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where, _books_of_their_own, _evidence)
 
 # A changed table has a second place inside the catalog for small writes. The first goes when it is next emptied, and
 # then connections opened before cannot read the table any more, until the schema changes again: so both are done now.

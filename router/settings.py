@@ -4,6 +4,21 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """`[router.tasks.NAME]`: what is said of one task instead of being found out.
+
+    `evaluator` is the name of one, or "package.module:function"; empty: chosen from the answers. `aliases` are labels
+    that mean another one. `sets` are paths of arrays whose order does not matter, such as "items" or "orders[].tags".
+    `promote` is "auto" or "manual": whether a proof moves a candidate on, or only allows an operator to.
+    """
+
+    evaluator: str = ""
+    aliases: dict[str, str] = field(default_factory=dict)
+    sets: tuple[str, ...] = ()
+    promote: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
 class RouterSettings:
     """`[router]`: declared before any data is seen; shares in [0, 1], times in seconds."""
 
@@ -17,6 +32,7 @@ class RouterSettings:
     candidate_timeout: float = 10.0
     candidate_concurrency: int = 8
     poll_seconds: float = 1.0
+    tasks: dict[str, TaskSettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,9 @@ class Verdict:
     answer: str | None
     latency_ms: float
     error: str | None
+    yardstick: float | None = None
+    """How the teacher agrees with itself on the same exchange, in [0, 1]."""
+    yardstick_answer: str | None = None
 
 
 async def shadow(
@@ -147,10 +150,10 @@ def _record(
         for v in verdicts
         for value in (
             ulid(), candidate.task, candidate.id, v.exchange, v.kind, v.verdict, v.confidence, v.covered, v.answer,
-            v.latency_ms, v.error,
+            v.latency_ms, v.error, v.yardstick, v.yardstick_answer,
         )
     ]  # fmt: skip
-    places = ", ".join(["(?, now(), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(verdicts))
+    places = ", ".join(["(?, now(), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(verdicts))
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"INSERT INTO verdicts VALUES {places}", values)

@@ -6,7 +6,7 @@ from typing import Any
 
 from distiller.settings import Settings, load_settings
 from proxy.settings import parse, read_toml
-from router.settings import Price
+from router.settings import Price, TaskSettings
 
 FILE = Path(__file__).parent.parent / "deploy" / "stillroom.toml"
 
@@ -27,7 +27,7 @@ def test_the_file_is_the_defaults() -> None:
 
 def test_it_names_every_setting_there_is() -> None:
     defaults = leaves(dataclasses.asdict(Settings()))
-    assert defaults.pop("money.prices") == {}  # Shown as a comment: see below.
+    assert defaults.pop("money.prices") == defaults.pop("router.tasks") == {}  # Shown as comments: see below.
     written = leaves(read_toml(FILE))
     assert {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()} == defaults
     assert {name: type(value) for name, value in written.items() if not isinstance(value, list)} == {
@@ -37,5 +37,6 @@ def test_it_names_every_setting_there_is() -> None:
 
 def test_what_is_commented_out_is_valid_too() -> None:
     text = re.sub(r"^# (?=\[|\w+ = )", "", FILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    prices = parse(Settings, tomllib.loads(text)).money.prices
-    assert prices == {"my-model": Price(input=2.5, output=10.0, cached_input=1.25)}
+    settings = parse(Settings, tomllib.loads(text))
+    assert settings.money.prices == {"my-model": Price(input=2.5, output=10.0, cached_input=1.25)}
+    assert settings.router.tasks == {"my-task": TaskSettings(aliases={"refund": "refunds"})}

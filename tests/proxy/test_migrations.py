@@ -20,7 +20,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(migrate(log), flush=True)
 """
-TABLES = {"candidates", "carried", "exchanges", "migrations", "segments", "spend", "transitions", "verdicts"}
+TABLES = {"candidates", "carried", "exchanges", "freezes", "migrations", "segments", "spend", "transitions", "verdicts"}
 
 
 def tables(log: Log) -> set[str]:

@@ -1,0 +1,62 @@
+"""Owns the commands about evidence and stages: what is proved of a task, and what an operator does about it.
+
+Must not judge: each asks the router and prints. Heavy imports wait inside the command, as in `stillroom`.
+"""
+
+import argparse
+import json
+
+from distiller.command_tools import opened_log, republish, sentence, show
+from distiller.settings import load_settings
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Show stages, evidence and the engine."""
+    from distiller.terminal import status_table
+    from router.lifecycle import standing
+    from router.registry import candidates
+
+    settings = load_settings(arguments.config)
+    log = opened_log(settings)
+    engine = settings.engine_state
+    state = json.loads(engine.read_text()) if engine.exists() else {"state": "not started", "reason": "no student yet"}
+    found = [standing(log, candidate, settings.router) for candidate in candidates(log)]
+    return show(arguments, {"engine": state, "candidates": found}, status_table)
+
+
+def certificate(arguments: argparse.Namespace) -> int:
+    """Print the certificate of a task's newest candidate."""
+    from proxy.errors import Refused
+    from router.evidence import evidence, in_words
+    from router.registry import certificate_of, newest
+
+    log = opened_log(load_settings(arguments.config))
+    candidate = newest(log, arguments.task)
+    proof = certificate_of(log, candidate.id)
+    if proof is None:
+        raise Refused(f"{candidate.id} has no certificate: {in_words(candidate, evidence(log, candidate))}")
+    print(json.dumps(proof, indent=2))
+    return 0
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    """Take a task's newest certified candidate one stage on."""
+    from router.lifecycle import promote as run
+
+    settings = load_settings(arguments.config)
+    log = opened_log(settings)
+    candidate, stage = run(log, arguments.task)
+    republish(log, settings)
+    return show(arguments, {"candidate": candidate.id, "stage": stage}, sentence("{candidate} is now: {stage}"))
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """Give a task back to the teacher."""
+    from router.lifecycle import rollback as run
+
+    settings = load_settings(arguments.config)
+    log = opened_log(settings)
+    moved = [candidate.id for candidate in run(log, arguments.task, arguments.reason)]
+    republish(log, settings)
+    text = "the teacher answers {task}; retired: {retired}" if moved else "the teacher answered {task} already"
+    return show(arguments, {"task": arguments.task, "retired": ", ".join(moved)}, sentence(text))

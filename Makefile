@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance install clean
+.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance bench-damage install clean
 
 install: $(VENV)/.ready
 
@@ -53,6 +53,10 @@ bench-admin: install
 # Takes about 20 minutes, nearly all of it vLLM's; BENCH='--upstream replay' takes three: tests/conformance/run.py.
 bench-conformance: install
 	$(BIN)/python -m tests.conformance.run $(BENCH)
+
+# A certified student is silently damaged; takes about 5 minutes. BENCH='--audit 0.2' for more audits.
+bench-damage: install
+	$(BIN)/python -m tests.bench.damage $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

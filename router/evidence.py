@@ -7,12 +7,17 @@ parity test, and the threshold was fixed before the first of them. Must not act;
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from math import nan
 from typing import Any
 
 from proxy.log import Log
 from router.coverage import coverage_interval
+from router.drift import Drift, drifted
 from router.parity import Parity, parity
 from router.registry import Candidate
+
+
+LOWEST_BAR = 1e-3  # of audits, where margin and a wavering teacher leave nothing to demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +35,15 @@ class Evidence:
 def evidence(log: Log, candidate: Candidate) -> Evidence:
     """Judge the shadow verdicts in the order in which they were reached, with the candidate's own margin and alpha."""
     rows = log.query(
-        "SELECT verdict, covered, error IS NOT NULL FROM verdicts WHERE candidate = ? AND kind = 'shadow' ORDER BY id",
+        "SELECT verdict, yardstick, covered, error IS NOT NULL FROM verdicts WHERE candidate = ? AND kind = 'shadow' "
+        "ORDER BY id",
         [candidate.id],
     )
-    covered = [verdict for verdict, is_covered, _ in rows if is_covered]
+    covered = [verdict for verdict, _, is_covered, _ in rows if is_covered]
+    yardsticks = [nan if yardstick is None else yardstick for _, yardstick, is_covered, _ in rows if is_covered]
     low, high = coverage_interval(len(covered), len(rows), candidate.alpha)
     return Evidence(
-        parity=parity(covered, candidate.margin, candidate.alpha),
+        parity=parity(covered, candidate.margin, candidate.alpha, yardsticks),
         shadowed=len(rows),
         failed=sum(failed for *_, failed in rows),
         coverage=len(covered) / len(rows) if rows else 0.0,
@@ -46,11 +53,31 @@ def evidence(log: Log, candidate: Candidate) -> Evidence:
 
 
 def audit(log: Log, candidate: Candidate) -> Parity:
-    """Judge the audit verdicts: the same statistic, after promotion; what the teacher would not answer is none."""
+    """Judge the audit verdicts: the same statistic, after promotion; what the teacher would not answer is none.
+
+    An audit asks the teacher once, so the margin is widened by what the teacher lacked of agreeing with itself in
+    shadow: an estimate, where the proof before it was paired.
+    """
+    return parity(_audited(log, candidate), 1 - _audit_bar(log, candidate), candidate.alpha)
+
+
+def drift(log: Log, candidate: Candidate) -> Drift:
+    """Watch the audit verdicts for a fall below the same bar, which a bound on all of them would be slow to see."""
+    return drifted(_audited(log, candidate), _audit_bar(log, candidate))
+
+
+def _audited(log: Log, candidate: Candidate) -> list[float]:
     rows = log.query(
         "SELECT verdict FROM verdicts WHERE candidate = ? AND kind = 'audit' AND covered ORDER BY id", [candidate.id]
     )
-    return parity([row[0] for row in rows], candidate.margin, candidate.alpha)
+    return [row[0] for row in rows]
+
+
+def _audit_bar(log: Log, candidate: Candidate) -> float:
+    ((ceiling,),) = log.query(
+        "SELECT avg(yardstick) FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered", [candidate.id]
+    )
+    return max(LOWEST_BAR, 1 - candidate.margin - (0.0 if ceiling is None else 1 - ceiling))
 
 
 def certificate(log: Log, candidate: Candidate, found: Evidence) -> Mapping[str, Any]:

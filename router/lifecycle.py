@@ -13,7 +13,7 @@ from scipy.stats import binom
 from proxy.errors import Refused
 from proxy.log import Log
 from router.candidates import UNREACHABLE, UNSURE
-from router.evidence import Evidence, audit, certificate, evidence, in_words
+from router.evidence import Evidence, audit, certificate, drift, evidence, in_words
 from router.parity import Parity
 from router.policy import Policy, Route, save_policy
 from router.registry import (
@@ -78,6 +78,8 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | N
         return None
     found = evidence(log, candidate)
     step = next_stage(candidate.stage, found.parity, audit(log, candidate), _tried(log, candidate, settings), settings)
+    if candidate.stage != SHADOW and (fall := drift(log, candidate)).found:
+        step = RETIRED, f"agreement fell to {fall.recent:.3f} over the last {fall.since} audits: below {fall.bar:.3f}"
     if step is None:
         return None
     stage, reason = step

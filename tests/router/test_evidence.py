@@ -4,7 +4,7 @@ import re
 import pytest
 
 from proxy.log import Log
-from router.evidence import audit, certificate, evidence, in_words
+from router.evidence import audit, certificate, drift, evidence, in_words
 from router.parity import parity
 from tests.router.conftest import judged, known
 
@@ -99,3 +99,22 @@ def test_the_exchanges_still_needed_are_of_the_whole_task(log: Log) -> None:
     found = evidence(log, candidate)
     assert found.parity.more is not None
     assert f"about {4 * found.parity.more} more exchanges" in in_words(candidate, found)
+
+
+def test_a_candidate_as_good_as_a_wavering_teacher_is_proved_and_not_taken_back(log: Log) -> None:
+    """Both agree with what the teacher said before in nine of ten exchanges, on the same ones or not."""
+    candidate = known(log)
+    judged(log, candidate, [1.0] * 80 + [0.0] * 10 + [1.0] * 10, yardstick=1.0)
+    assert not evidence(log, candidate).parity.proven
+    for verdict, yardstick, count in ((1.0, 1.0, 800), (1.0, 0.0, 45), (0.0, 1.0, 35), (0.0, 0.0, 60)):
+        judged(log, candidate, [verdict] * count, first=1000, yardstick=yardstick)
+    found = evidence(log, candidate).parity
+    assert found.measured == 1040
+    assert found.ceiling == pytest.approx(1 - 105 / 1040)
+    judged(log, candidate, ([1.0] * 9 + [0.0]) * 100, kind="audit")
+    assert not audit(log, candidate).refuted
+    assert not drift(log, candidate).found
+    assert audit(log, candidate).margin == pytest.approx(0.05 + 105 / 1040)
+    judged(log, candidate, [1.0, 0.0] * 30, kind="audit")
+    assert drift(log, candidate).found
+    assert not audit(log, candidate).refuted

@@ -27,7 +27,7 @@ FALSE_ALARM_EVERY = 10_000
 """Verdicts to one false alarm, at most, of a candidate that stays exactly at the bar; far rarer above it."""
 
 BETS = (0.02, 0.05, 0.1, 0.2, 0.4)
-"""Shares of the wealth that are bet, evenly mixed: the best is (bar - mean) / bar, so these serve falls of 2 to 40 %."""
+"""Shares of the wealth that are bet, evenly mixed: the best is (bar - mean) / bar, these serve falls of 2 to 40 %."""
 
 
 @dataclass(frozen=True, slots=True)

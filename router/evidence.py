@@ -16,8 +16,7 @@ from router.drift import Drift, drifted
 from router.parity import Parity, parity
 from router.registry import Candidate
 
-
-LOWEST_BAR = 1e-3  # of audits, where margin and a wavering teacher leave nothing to demand
+WIDEST = 0.999  # margin of audits, where a teacher that wavers leaves nothing to demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +57,12 @@ def audit(log: Log, candidate: Candidate) -> Parity:
     An audit asks the teacher once, so the margin is widened by what the teacher lacked of agreeing with itself in
     shadow: an estimate, where the proof before it was paired.
     """
-    return parity(_audited(log, candidate), 1 - _audit_bar(log, candidate), candidate.alpha)
+    return parity(_audited(log, candidate), _audit_margin(log, candidate), candidate.alpha)
 
 
 def drift(log: Log, candidate: Candidate) -> Drift:
     """Watch the audit verdicts for a fall below the same bar, which a bound on all of them would be slow to see."""
-    return drifted(_audited(log, candidate), _audit_bar(log, candidate))
+    return drifted(_audited(log, candidate), 1 - _audit_margin(log, candidate))
 
 
 def _audited(log: Log, candidate: Candidate) -> list[float]:
@@ -73,11 +72,11 @@ def _audited(log: Log, candidate: Candidate) -> list[float]:
     return [row[0] for row in rows]
 
 
-def _audit_bar(log: Log, candidate: Candidate) -> float:
+def _audit_margin(log: Log, candidate: Candidate) -> float:
     ((ceiling,),) = log.query(
         "SELECT avg(yardstick) FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered", [candidate.id]
     )
-    return max(LOWEST_BAR, 1 - candidate.margin - (0.0 if ceiling is None else 1 - ceiling))
+    return min(WIDEST, candidate.margin + (0.0 if ceiling is None else 1 - ceiling))
 
 
 def certificate(log: Log, candidate: Candidate, found: Evidence) -> Mapping[str, Any]:

@@ -78,7 +78,8 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | N
         return None
     found = evidence(log, candidate)
     step = next_stage(candidate.stage, found.parity, audit(log, candidate), _tried(log, candidate, settings), settings)
-    if candidate.stage != SHADOW and (fall := drift(log, candidate)).found:
+    retires = step is not None and step[0] == RETIRED
+    if candidate.stage != SHADOW and not retires and (fall := drift(log, candidate)).found:
         step = RETIRED, f"agreement fell to {fall.recent:.3f} over the last {fall.since} audits: below {fall.bar:.3f}"
     if step is None:
         return None

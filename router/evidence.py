@@ -15,6 +15,7 @@ from router.coverage import coverage_interval
 from router.drift import Drift, drifted
 from router.parity import Parity, parity
 from router.registry import Candidate
+from router.shadow import waiting
 
 WIDEST = 0.999  # margin of audits, where a teacher that wavers leaves nothing to demand
 
@@ -127,17 +128,12 @@ def _claim(candidate: Candidate, found: Parity) -> str:
 
 def pace(log: Log, candidate: Candidate) -> Pace:
     """What there is to compare: waiting already, and coming in a day, over the last week or since the task began."""
-    ((waiting,),) = log.query(
-        f"""SELECT count(*) FROM exchanges e WHERE {_COMPARABLE} AND ts > CAST($until AS TIMESTAMPTZ)
-        AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = $candidate AND v.exchange = e.id)""",
-        {"task": candidate.task, "until": candidate.card["data_until"], "candidate": candidate.id},
-    )
     ((recent, days),) = log.query(
         f"""SELECT count(*), epoch(now() - min(ts)) / 86400 FROM exchanges
         WHERE {_COMPARABLE} AND ts > now() - INTERVAL 7 DAYS""",
         {"task": candidate.task},
     )
-    return Pace(waiting, recent / max(days, SHORTEST) if recent else 0.0)
+    return Pace(waiting(log, candidate), recent / max(days, SHORTEST) if recent else 0.0)
 
 
 def in_words(candidate: Candidate, found: Evidence, coming: Pace | None = None) -> str:

@@ -99,7 +99,7 @@ def parity(verdicts: Verdicts, margin: float, alpha: float, yardsticks: Verdicts
     ceiling = float(y[known].mean()) if known.any() else None
     mean = float(x.mean()) if x.size else None
     if mean is not None and ceiling is not None:
-        mean = min(1.0, mean + 1 - ceiling)
+        mean = min(1.0, mean + (1 - ceiling))
     more = 0 if lower > bar else _more(x, y, bar, alpha)
     return Parity(
         n=x.size,

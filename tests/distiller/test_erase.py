@@ -93,7 +93,8 @@ def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: P
     ((linked, others_linked, known_by, usd),) = log.query(charges, names)
     assert (linked, others_linked, known_by, usd >= 600) == (0, 30, 61, True)
     assert log.query(
-        "SELECT verdict, v.yardstick_answer, s.usd FROM verdicts v JOIN spend s ON s.exchange = v.exchange AND s.id <> v.exchange"
+        "SELECT verdict, v.yardstick_answer, s.usd FROM verdicts v "
+        "JOIN spend s ON s.exchange = v.exchange AND s.id <> v.exchange"
     ) == [(0.5, None, 10.0)]
     assert log.query("SELECT task, exchanges FROM carried") == [(TASK, 31)]
     (learned,) = done.learned

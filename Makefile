@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance bench-damage install clean
+.PHONY: demo test lint install clean
+.PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
+.PHONY: bench-evidence bench-gate bench-judge bench-damage
 
 install: $(VENV)/.ready
 
@@ -49,6 +51,10 @@ bench-hostile: install
 # The admin API by its OpenAPI document; takes about 2 minutes.
 bench-admin: install
 	$(BIN)/python -m tests.bench.admin $(BENCH)
+
+# The tests' error rates and sample sizes, simulated; takes about 5 minutes. BENCH='--candidates 1000' takes less than one.
+bench-evidence: install
+	$(BIN)/python -m tests.bench.evidence $(BENCH)
 
 # Takes about 20 minutes, nearly all of it vLLM's; BENCH='--upstream replay' takes three: tests/conformance/run.py.
 bench-conformance: install

@@ -144,7 +144,7 @@ def _check(settings: Settings) -> None:
     for name, value in shares.items():
         if not 0 < value < 1:
             raise BadInput(f"router.{name} must lie between 0 and 1, for example 0.05, not {value}")
-    for name in ("canary_share", "audit_share", "max_failures"):
+    for name in ("canary_share", "audit_share", "ceiling_share", "max_failures"):
         if not 0 <= getattr(settings.router, name) <= 1:
             raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(settings.router, name)}")
     for task, said in settings.router.tasks.items():

@@ -21,6 +21,7 @@ from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.waiting import pause
+from router.ceiling import Ceiling
 from router.lifecycle import advance, publish, route
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
@@ -47,7 +48,7 @@ class Controller:
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
 
     async def run(self, stop: asyncio.Event, teacher: Upstream | None) -> None:
-        """Loop; `teacher` answers audits, None where Stillroom has no key of its own."""
+        """Loop; `teacher` answers audits and yardsticks, None where Stillroom has no key of its own."""
         publishing = asyncio.create_task(self._publish_changes(stop))
         async with aiohttp.ClientSession() as session:
             while not stop.is_set():
@@ -80,7 +81,9 @@ class Controller:
         asked = route(candidate, self._settings, url)
         compared = audited = 0
         if candidate.stage == SHADOW:  # Later, what the teacher still answers is what the candidate was not sure of.
-            compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
+            ceiling = Ceiling(teacher, self._settings.ceiling_share) if teacher is not None else None
+            at_once = self._settings.shadow_concurrency
+            compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling)
         if teacher is not None:
             audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH)
         reason = advance(self._log, candidate, self._settings)

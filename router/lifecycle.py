@@ -13,7 +13,7 @@ from scipy.stats import binom
 from proxy.errors import Refused
 from proxy.log import Log
 from router.candidates import UNREACHABLE, UNSURE
-from router.evidence import Evidence, audit, certificate, evidence, in_words
+from router.evidence import Evidence, audit, certificate, drift, evidence, in_words, pace
 from router.parity import Parity
 from router.policy import Policy, Route, save_policy
 from router.registry import (
@@ -78,6 +78,9 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | N
         return None
     found = evidence(log, candidate)
     step = next_stage(candidate.stage, found.parity, audit(log, candidate), _tried(log, candidate, settings), settings)
+    retires = step is not None and step[0] == RETIRED
+    if candidate.stage != SHADOW and not retires and (fall := drift(log, candidate)).found:
+        step = RETIRED, f"agreement fell to {fall.recent:.3f} over the last {fall.since} audits: below {fall.bar:.3f}"
     if step is None:
         return None
     stage, reason = step
@@ -159,7 +162,7 @@ def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[s
         "stage": candidate.stage,
         "since": candidate.since.isoformat(timespec="seconds"),
         "reason": candidate.reason,
-        "verdict": in_words(candidate, found),
+        "verdict": in_words(candidate, found, pace(log, candidate)),
         "evidence": asdict(found),
         "tried": asdict(_tried(log, candidate, settings)),
     }

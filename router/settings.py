@@ -28,6 +28,7 @@ class RouterSettings:
     canary_exchanges: int = 50
     max_failures: float = 0.05
     audit_share: float = 0.05
+    ceiling_share: float = 0.1
     shadow_concurrency: int = 8
     candidate_timeout: float = 10.0
     candidate_concurrency: int = 8

@@ -23,7 +23,7 @@ from router.prompt import student_messages
 # What a narrow text student cannot do as the teacher would; such requests stay with the teacher.
 _TEACHER_ONLY = ("tools", "functions", "logprobs", "top_logprobs", "audio", "stop", "logit_bias", "web_search_options")
 # Reasons that others tell apart: how a fallback begins in the log.
-UNREACHABLE, UNSURE = "candidate unreachable", "unsure"
+UNREACHABLE, UNSURE, MALFORMED = "candidate unreachable", "unsure", "answer breaks the format"
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 # What reading a message or an answer of another shape than expected may raise.
 _SHAPE_ERRORS = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, BadInput)
@@ -75,7 +75,7 @@ async def ask(session: aiohttp.ClientSession, route: Route, body: Mapping[str, A
 def check(route: Route, reply: Reply) -> None:
     """Refuse an answer that breaks the task's format or is less sure than what was certified: CandidateFailed."""
     if not well_formed(route.evaluator, reply.text, frozenset(route.labels)):
-        raise CandidateFailed("answer breaks the format", reply.confidence)
+        raise CandidateFailed(MALFORMED, reply.confidence)
     if route.threshold is not None and reply.confidence < route.threshold:
         raise CandidateFailed(UNSURE, reply.confidence)
 

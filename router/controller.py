@@ -22,7 +22,7 @@ from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.waiting import pause
 from router.lifecycle import advance, publish, route
-from router.registry import RETIRED, SHADOW, Candidate, Watch
+from router.registry import RETIRED, Candidate, Watch
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
 
@@ -78,9 +78,8 @@ class Controller:
         self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
     ) -> bool:
         asked = route(candidate, self._settings, url)
-        compared = audited = 0
-        if candidate.stage == SHADOW:  # Later, what the teacher still answers is what the candidate was not sure of.
-            compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
+        audited = 0
+        compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
         if teacher is not None:
             audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH)
         reason = advance(self._log, candidate, self._settings)

@@ -46,9 +46,13 @@ def evidence(log: Log, candidate: Candidate) -> Evidence:
 
 
 def audit(log: Log, candidate: Candidate) -> Parity:
-    """Judge the audit verdicts: the same statistic, after promotion; what the teacher would not answer is none."""
+    """Judge what came after promotion by the same statistic: audits, and what was held back from the candidate.
+
+    What the teacher would not answer, or the candidate would have left to it, is no verdict.
+    """
     rows = log.query(
-        "SELECT verdict FROM verdicts WHERE candidate = ? AND kind = 'audit' AND covered ORDER BY id", [candidate.id]
+        "SELECT verdict FROM verdicts WHERE candidate = ? AND kind IN ('audit', 'holdback') AND covered ORDER BY id",
+        [candidate.id],
     )
     return parity([row[0] for row in rows], candidate.margin, candidate.alpha)
 

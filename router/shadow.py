@@ -21,8 +21,8 @@ from proxy.log import Log
 from proxy.relay import Upstream
 from router.candidates import ask, check, teacher_only
 from router.evaluators import EVALUATORS
-from router.policy import Route
-from router.registry import Candidate
+from router.policy import HELD_BACK, Route
+from router.registry import SHADOW, Candidate
 
 # Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
 _UNSHADOWED = """
@@ -32,6 +32,8 @@ WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ)
   AND finish_reason = 'stop' AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND v.exchange = e.id)
 """
+# After promotion only who was held back, by a hash before anything was known, is a fair sample of the task.
+_HELD_BACK = f"AND ends_with(reason, ': {HELD_BACK}')"
 _UNAUDITED = """
 SELECT id, request, answer FROM exchanges e
 WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
@@ -69,8 +71,12 @@ class Verdict:
 async def shadow(
     log: Log, session: aiohttp.ClientSession, candidate: Candidate, route: Route, limit: int, concurrency: int
 ) -> int:
-    """Compare up to `limit` exchanges nobody compared yet; returns how many."""
-    found = f"SELECT id, request, answer {_UNSHADOWED} ORDER BY id LIMIT {limit:d}"
+    """Compare up to `limit` exchanges nobody compared yet; returns how many.
+
+    Once the candidate is promoted these are the held back ones, and the verdicts' kind is "holdback".
+    """
+    kind, which = ("shadow", "") if candidate.stage == SHADOW else ("holdback", _HELD_BACK)
+    found = f"SELECT id, request, answer {_UNSHADOWED} {which} ORDER BY id LIMIT {limit:d}"
     rows = log.query(found, [candidate.task, candidate.card["data_until"], candidate.id])
     gate = asyncio.Semaphore(concurrency)
     patient = replace(route, timeout=max(route.timeout, 120.0))  # Nobody waits for a shadow; a queue is no failure.
@@ -78,9 +84,9 @@ async def shadow(
     async def one(exchange: str, request: str, teacher: str) -> Verdict:
         body = json.loads(request)
         if reason := teacher_only(body):
-            return Verdict(exchange, "shadow", 0.0, None, False, None, 0.0, reason)
+            return Verdict(exchange, kind, 0.0, None, False, None, 0.0, reason)
         async with gate:
-            return await _compare(session, patient, exchange, body, teacher)
+            return replace(await _compare(session, patient, exchange, body, teacher), kind=kind)
 
     return _record(log, candidate, await asyncio.gather(*(one(*row) for row in rows)))
 

@@ -43,11 +43,11 @@ def test_a_certified_candidate_is_shown_promoted_and_rolled_back(
 ) -> None:
     candidate = known(log)
     judged(log, candidate, [1.0] * 200)
-    advance(log, candidate, RouterSettings())
+    advance(log, candidate, RouterSettings(canary_shares=(0.3,)))
     assert run(config, "certificate", TASK) == 0
     assert json.loads(capsys.readouterr().out)["candidate"] == candidate.id
     assert run(config, "promote", TASK, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"candidate": candidate.id, "stage": "live"}
+    assert json.loads(capsys.readouterr().out) == {"candidate": candidate.id, "stage": "live", "share": 1.0}
     assert run(config, "rollback", TASK, "--reason", "wrong on refunds") == 0
     assert capsys.readouterr().out == f"the teacher answers {TASK}; retired: {candidate.id}\n"
     assert run(config, "rollback", TASK, "--reason", "again") == 0

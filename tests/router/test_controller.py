@@ -28,7 +28,7 @@ from router.settings import RouterSettings
 from tests.router.conftest import PATH, TASK, Engine, chat, insert, known, now
 from tests.servers import serving
 
-SETTINGS = RouterSettings(canary_share=0.5, canary_exchanges=3, audit_share=1.0, poll_seconds=0.01)
+SETTINGS = RouterSettings(canary_shares=(0.5,), canary_exchanges=3, audit_share=1.0, poll_seconds=0.01)
 RECORDED = [Row(tuple(chat(f"question {n}")), ("billing", "shipping")[n % 2], None, "gpt-4o", None) for n in range(130)]
 TRUTH = {row.messages[-1]["content"]: row.answer or "" for row in RECORDED}
 

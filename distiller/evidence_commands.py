@@ -16,17 +16,21 @@ def status(arguments: argparse.Namespace) -> int:
     from router.freezes import frozen
     from router.lifecycle import standing
     from router.registry import candidates
+    from router.templates import changes
 
     settings = load_settings(arguments.config)
     log = opened_log(settings)
     engine = settings.engine_state
     state = json.loads(engine.read_text()) if engine.exists() else {"state": "not started", "reason": "no student yet"}
-    found = [standing(log, candidate, settings.router) for candidate in candidates(log)]
+    known = candidates(log)
+    found = [standing(log, candidate, settings.router) for candidate in known]
     ice = {
         task: {"since": one.since.isoformat(timespec="minutes"), "reason": one.reason}
         for task, one in frozen(log).items()
     }
-    return show(arguments, {"engine": state, "candidates": found, "frozen": ice}, status_table)
+    changed = [change.words for change in changes(log, known)]
+    shown = {"engine": state, "candidates": found, "frozen": ice, "changed": changed}
+    return show(arguments, shown, status_table)
 
 
 def certificate(arguments: argparse.Namespace) -> int:

@@ -25,12 +25,14 @@ from router.lifecycle import advance, publish, route
 from router.registry import RETIRED, Candidate, Watch
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
+from router.templates import changes
 
 _log = logging.getLogger("stillroom.controller")
 
 # Verdicts between two looks at the evidence: small, so that a promotion or a demotion is never far away.
 BATCH = 16
 PUBLISH_SECONDS = 0.5
+CHANGES_SECONDS = 300.0  # between two looks whether instructions were changed: each reads the names of all exchanges
 BREATH_SECONDS = 0.01  # between two rounds when there is more to compare
 
 Served = Callable[[], Mapping[str, str]]
@@ -44,6 +46,8 @@ class Controller:
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served = policy, served
         self._watch = Watch(log)
+        self._changes: set[tuple[str, str]] = set()  # that were told
+        self._looked_for_changes = -CHANGES_SECONDS
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
 
     async def run(self, stop: asyncio.Event, teacher: Upstream | None) -> None:
@@ -72,7 +76,17 @@ class Controller:
         for candidate in self._watch.now():
             if candidate.stage != RETIRED and candidate.id in served:
                 busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+        if time.monotonic() - self._looked_for_changes >= CHANGES_SECONDS:
+            self._looked_for_changes = time.monotonic()
+            self.tell_changes()
         return busy
+
+    def tell_changes(self) -> None:
+        """Say once of each change of instructions that it happened."""
+        for change in changes(self._log, self._watch.now()):
+            if (change.candidate, change.now) not in self._changes:
+                self._changes.add((change.candidate, change.now))
+                _log.warning("%s", change.words)
 
     async def _judge(
         self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str

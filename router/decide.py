@@ -18,8 +18,9 @@ from proxy.deciding import TEACHER, Answer, Asked, CandidateFailed, Decision
 from proxy.derive import CHAT
 from proxy.errors import BadInput
 from proxy.tasks import task_of
-from router.candidates import answer, teacher_only
+from router.candidates import CHANGED, answer, teacher_only
 from router.policy import HELD_BACK, PolicyWatcher, Route
+from router.prompt import changed
 
 # What reading a client's JSON as a chat request may raise; the teacher is the one to say what is wrong with it.
 _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, BadInput)
@@ -54,6 +55,8 @@ class Router:
             reason = "no candidate for this task" if route is None else teacher_only(body)
             if route is None or reason:
                 return Decision(TEACHER, reason or "")
+            if changed(body["messages"], frozenset(route.static), route.extra_lines):
+                return Decision(TEACHER, f"{route.stage}: {CHANGED}")
             if route.held_back and _position(body["messages"], b"held back") < route.held_back:
                 return Decision(TEACHER, f"{route.stage}: {HELD_BACK}")
             if route.share < 1 and _position(body["messages"]) >= route.share:

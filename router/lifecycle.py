@@ -153,6 +153,7 @@ def route(candidate: Candidate, settings: RouterSettings, url: str) -> Route:
         threshold=candidate.threshold,
         labels=tuple(candidate.card["labels"]),
         static=tuple(candidate.card["static"]),
+        extra_lines=candidate.card.get("extra_lines"),  # Students of before do not say.
         max_tokens=int(candidate.card["max_tokens"]),
         timeout=settings.candidate_timeout,
         at_once=settings.candidate_concurrency,

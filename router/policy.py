@@ -28,7 +28,8 @@ class Route:
     `at_once` is how many requests a worker may have with the candidate; an engine's queue would delay all of them.
 
     `threshold` is the least confidence that was certified; None certifies every well-formed answer. `held_back` is
-    the share of conversations that stays with the teacher, whatever `share` is.
+    the share of conversations that stays with the teacher, whatever `share` is. `static` and `extra_lines` are what the
+    student knows of the task's instructions (`router.prompt`).
     """
 
     candidate: str
@@ -40,6 +41,7 @@ class Route:
     threshold: float | None
     labels: tuple[str, ...]
     static: tuple[str, ...]
+    extra_lines: int | None
     max_tokens: int
     timeout: float
     at_once: int

@@ -1,16 +1,24 @@
+import json
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.errors import BadInput, Refused
+from proxy.ids import ulid
 from proxy.log import Log
+from router.freezes import freeze
 from router.guardrails import GUARDED, Tried
 from router.lifecycle import Step, advance, fall, following, promote, publish, rise, rollback, route, standing
 from router.parity import Parity, parity
 from router.policy import Policy, PolicyWatcher, load_policy
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, candidates, certificate_of, move
 from router.settings import RouterSettings
+from tests.logs import migrated
 from tests.router.conftest import TASK, insert, judged, known, now
 from tests.router.test_policy import soon
 
@@ -282,3 +290,74 @@ def test_standing_says_where_a_candidate_is_and_why(log: Log) -> None:
     shown = standing(log, candidate, SETTINGS)
     assert (shown["task"], shown["stage"], shown["reason"]) == (TASK, SHADOW, "registered")
     assert str(shown["verdict"]).startswith("certified: ")
+
+
+STEPS = {
+    ("", SHADOW), (SHADOW, CANARY), (SHADOW, RETIRED), (CANARY, CANARY), (CANARY, LIVE), (CANARY, RETIRED),
+    (LIVE, RETIRED), (RETIRED, CANARY),
+}  # fmt: skip
+EVENTS = st.sampled_from(
+    ["agree", "differ", "audit", "refute", "serve", "fail", "advance", "advance", "promote", "roll", "freeze", "next"]
+)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
+    log = migrated(tmp_path_factory.mktemp("shared"))
+    yield log
+    log.close()
+
+
+def happens(log: Log, task: str, event: str) -> None:
+    newest = candidates(log, task)[-1]
+    verdicts = {
+        "agree": (1.0, "shadow"),
+        "differ": (0.0, "shadow"),
+        "audit": (1.0, "audit"),
+        "refute": (0.0, "holdback"),
+    }
+    if event in verdicts:
+        verdict, kind = verdicts[event]
+        judged(log, newest, [verdict] * 130, kind=kind)
+    elif event == "serve":
+        insert(log, ["a"] * 4, task=task, served_by=newest.id)
+    elif event == "fail":
+        insert(log, ["a"] * 4, task=task, fallback="candidate timed out")
+    elif event == "advance":
+        for candidate in candidates(log, task):
+            advance(log, candidate, RAMP)
+    elif event == "roll":
+        rollback(log, task, "by hand")
+    elif event == "freeze":
+        freeze(log, task, "by hand")
+    elif event == "next":
+        known(log, ulid(), task=task)
+    else:
+        with suppress(Refused):
+            promote(log, task, RAMP)
+
+
+@settings(max_examples=15, deadline=None)
+@given(events=st.lists(EVENTS, min_size=4, max_size=12))
+def test_whatever_happens_nobody_answers_without_a_certificate_and_steps_keep_their_order(
+    shared: Log, events: list[str]
+) -> None:
+    task = f"task-{ulid()}"
+    known(shared, ulid(), task=task)
+    for event in events:
+        happens(shared, task, event)
+        assert sum(one.stage in (CANARY, LIVE) for one in candidates(shared, task)) <= 1
+    at: dict[str, tuple[str, float]] = {}
+    certified = set()
+    rows = (
+        "SELECT candidate, stage_from, stage_to, share, certificate, reason FROM transitions WHERE task = ? ORDER BY id"
+    )
+    for candidate, before, after, share, proof, reason in shared.query(rows, [task]):
+        assert before == at.get(candidate, ("", 0.0))[0]
+        assert (before, after) in STEPS
+        assert reason
+        certified |= {candidate} if proof and json.loads(proof)["parity"]["proven"] else set()
+        assert after not in (CANARY, LIVE) or candidate in certified
+        assert before != RETIRED or after == RETIRED or reason == "promoted by the operator"
+        assert after not in (CANARY, LIVE) or share > at[candidate][1]
+        at[candidate] = after, share

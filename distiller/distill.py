@@ -29,7 +29,7 @@ from proxy.log import Log
 from router.coverage import Threshold, choose_threshold
 from router.evaluators import EVALUATORS, choose_evaluator, normalise
 from router.ledger import charge
-from router.prompt import static_lines, student_messages
+from router.prompt import extra_lines, static_lines, student_messages
 from router.registry import register
 
 GOLDEN = 8
@@ -274,6 +274,7 @@ def _card(data: _Data, answers: Sequence[Generated], base: Path, limit: int) -> 
     return {
         "base": str(base),
         "static": sorted(data.static),
+        "extra_lines": max(extra_lines(row.messages, data.static) for row in [*data.train, *data.holdout]),
         "labels": list(data.labels),
         "max_tokens": limit,
         "data_until": max(row.ts for row in [*data.train, *data.holdout]).isoformat(),

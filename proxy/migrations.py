@@ -79,9 +79,13 @@ def _books_of_their_own(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _evidence(connection: duckdb.DuckDBPyConnection) -> None:
-    """A verdict's yardstick is how the teacher agrees with itself on the same exchange; NULL where nobody asked."""
+    """A verdict's yardstick is how the teacher agrees with itself on the same exchange; NULL where nobody asked.
+
+    A transition's share is what part of the task's conversations the candidate answers from then on, in [0, 1].
+    """
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick DOUBLE")
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick_answer VARCHAR")
+    connection.execute("ALTER TABLE transitions ADD COLUMN IF NOT EXISTS share DOUBLE")
     connection.execute(
         """CREATE TABLE IF NOT EXISTS freezes (
         id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, frozen BOOLEAN, reason VARCHAR)"""

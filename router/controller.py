@@ -26,12 +26,14 @@ from router.lifecycle import advance, publish, route
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
+from router.templates import changes
 
 _log = logging.getLogger("stillroom.controller")
 
 # Verdicts between two looks at the evidence: small, so that a promotion or a demotion is never far away.
 BATCH = 16
 PUBLISH_SECONDS = 0.5
+CHANGES_SECONDS = 300.0  # between two looks whether instructions were changed: each reads the names of all exchanges
 BREATH_SECONDS = 0.01  # between two rounds when there is more to compare
 
 Served = Callable[[], Mapping[str, str]]
@@ -45,6 +47,8 @@ class Controller:
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served = policy, served
         self._watch = Watch(log)
+        self._changes: set[tuple[str, str]] = set()  # that were told
+        self._looked_for_changes = -CHANGES_SECONDS
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
 
     async def run(self, stop: asyncio.Event, teacher: Upstream | None) -> None:
@@ -73,17 +77,27 @@ class Controller:
         for candidate in self._watch.now():
             if candidate.stage != RETIRED and candidate.id in served:
                 busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+        if time.monotonic() - self._looked_for_changes >= CHANGES_SECONDS:
+            self._looked_for_changes = time.monotonic()
+            self.tell_changes()
         return busy
+
+    def tell_changes(self) -> None:
+        """Say once of each change of instructions that it happened."""
+        for change in changes(self._log, self._watch.now()):
+            if (change.candidate, change.now) not in self._changes:
+                self._changes.add((change.candidate, change.now))
+                _log.warning("%s", change.words)
 
     async def _judge(
         self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
     ) -> bool:
         asked = route(candidate, self._settings, url)
-        compared = audited = 0
-        if candidate.stage == SHADOW:  # Later, what the teacher still answers is what the candidate was not sure of.
-            ceiling = Ceiling(teacher, self._settings.ceiling_share) if teacher is not None else None
-            at_once = self._settings.shadow_concurrency
-            compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling)
+        audited, at_once = 0, self._settings.shadow_concurrency
+        ceiling = None
+        if teacher is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
+            ceiling = Ceiling(teacher, self._settings.ceiling_share)
+        compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling)
         if teacher is not None:
             audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH)
         reason = advance(self._log, candidate, self._settings)

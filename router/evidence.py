@@ -18,8 +18,7 @@ from router.registry import Candidate
 from router.shadow import waiting
 
 WIDEST = 0.999  # margin of audits, where a teacher that wavers leaves nothing to demand
-
-
+STEADY = 20  # imagined yardsticks of a teacher that agrees with itself: two real ones must not widen the margin at will
 SHORTEST = 1 / 24  # days over which a pace is taken: a burst is no rate
 _COMPARABLE = """
 path = '/v1/chat/completions' AND task = $task AND served_by = 'teacher' AND status = 200 AND NOT partial
@@ -68,31 +67,35 @@ def evidence(log: Log, candidate: Candidate) -> Evidence:
 
 
 def audit(log: Log, candidate: Candidate) -> Parity:
-    """Judge the audit verdicts: the same statistic, after promotion; what the teacher would not answer is none.
+    """Judge what came after promotion by the same statistic: audits, and what was held back from the candidate.
 
-    An audit asks the teacher once, so the margin is widened by what the teacher lacked of agreeing with itself in
-    shadow: an estimate, where the proof before it was paired.
+    What the teacher would not answer, or the candidate would have left to it, is no verdict. These verdicts have no
+    yardsticks of their own, so the margin is widened by what the teacher lacked of agreeing with itself in shadow: an
+    estimate, where the proof before it was paired.
     """
     return parity(_audited(log, candidate), _audit_margin(log, candidate), candidate.alpha)
 
 
 def drift(log: Log, candidate: Candidate) -> Drift:
-    """Watch the audit verdicts for a fall below the same bar, which a bound on all of them would be slow to see."""
+    """Watch the same verdicts for a fall below the same bar, which a bound on all of them would be slow to see."""
     return drifted(_audited(log, candidate), 1 - _audit_margin(log, candidate))
 
 
 def _audited(log: Log, candidate: Candidate) -> list[float]:
     rows = log.query(
-        "SELECT verdict FROM verdicts WHERE candidate = ? AND kind = 'audit' AND covered ORDER BY id", [candidate.id]
+        "SELECT verdict FROM verdicts WHERE candidate = ? AND kind IN ('audit', 'holdback') AND covered ORDER BY id",
+        [candidate.id],
     )
     return [row[0] for row in rows]
 
 
 def _audit_margin(log: Log, candidate: Candidate) -> float:
-    ((ceiling,),) = log.query(
-        "SELECT avg(yardstick) FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered", [candidate.id]
+    ((lacked,),) = log.query(
+        "SELECT sum(1 - yardstick) / (count(yardstick) + ?) FROM verdicts "
+        "WHERE candidate = ? AND kind = 'shadow' AND covered",
+        [STEADY, candidate.id],
     )
-    return min(WIDEST, candidate.margin + (0.0 if ceiling is None else 1 - ceiling))
+    return min(WIDEST, candidate.margin + (lacked or 0.0))
 
 
 def certificate(log: Log, candidate: Candidate, found: Evidence) -> Mapping[str, Any]:

@@ -22,8 +22,8 @@ from proxy.relay import Upstream
 from router.candidates import ask, check, teacher_only
 from router.ceiling import Ceiling, drawn, measured, teacher_answer, yardstick
 from router.evaluators import EVALUATORS
-from router.policy import Route
-from router.registry import Candidate
+from router.policy import HELD_BACK, Route
+from router.registry import SHADOW, Candidate
 
 # Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
 _UNSHADOWED = """
@@ -33,6 +33,8 @@ WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ)
   AND finish_reason = 'stop' AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND v.exchange = e.id)
 """
+# After promotion only who was held back, by a hash before anything was known, is a fair sample of the task.
+_HELD_BACK = f"AND ends_with(reason, ': {HELD_BACK}')"
 _UNAUDITED = """
 SELECT id, request, answer FROM exchanges e
 WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
@@ -80,9 +82,11 @@ async def shadow(
 ) -> int:
     """Compare up to `limit` exchanges nobody compared yet; returns how many.
 
-    With a `ceiling`, the teacher is asked again on its share of them, where the candidate's answer is covered.
+    Once the candidate is promoted these are the held back ones, and the verdicts' kind is "holdback". With a `ceiling`,
+    the teacher is asked again on its share of them, where the candidate's answer is covered.
     """
-    found = f"SELECT id, request, answer {_UNSHADOWED} ORDER BY id LIMIT {limit:d}"
+    kind, which = ("shadow", "") if candidate.stage == SHADOW else ("holdback", _HELD_BACK)
+    found = f"SELECT id, request, answer {_UNSHADOWED} {which} ORDER BY id LIMIT {limit:d}"
     rows = log.query(found, [candidate.task, candidate.card["data_until"], candidate.id])
     again = drawn(log, [row[0] for row in rows], ceiling.share) if ceiling else set()
     known = measured(log, list(again), candidate.evaluator)
@@ -93,9 +97,9 @@ async def shadow(
     async def one(exchange: str, request: str, teacher: str) -> Verdict:
         body = json.loads(request)
         if reason := teacher_only(body):
-            return Verdict(exchange, "shadow", 0.0, None, False, None, 0.0, reason)
+            return Verdict(exchange, kind, 0.0, None, False, None, 0.0, reason)
         async with gate:
-            verdict = await _compare(session, patient, exchange, body, teacher)
+            verdict = replace(await _compare(session, patient, exchange, body, teacher), kind=kind)
             if not (ceiling and verdict.covered and exchange in again):
                 return verdict
             found = known.get(exchange) or await yardstick(ceiling.teacher, request, teacher, candidate.evaluator)

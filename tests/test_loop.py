@@ -21,8 +21,10 @@ workers = 2
 [spool]
 rotate_seconds = 0.2
 [router]
-canary_share = 0.5
-canary_exchanges = 10
+canary_shares = [0.25, 0.5]
+canary_exchanges = 5
+holdback_share = 0.0  # every later row is the student's
+max_slowdown = 0.0  # the teacher is a replay and answers at once
 audit_share = 0.5
 [money]
 engine_hour = 1.0

@@ -35,7 +35,11 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
     [
         ("[proxy]\nprot = 1", "did you mean 'port'"),
         ("[router]\nmargin = 1.5", r"router\.margin must lie between 0 and 1"),
-        ("[router]\ncanary_share = 2.0", r"router\.canary_share is a share"),
+        ("[router]\nholdback_share = 2.0", r"router\.holdback_share is a share"),
+        ("[router]\ncanary_shares = []", r"router\.canary_shares must be rising shares"),
+        ("[router]\ncanary_shares = [0.5, 0.1]", r"router\.canary_shares must be rising shares"),
+        ("[router]\ncanary_shares = [0.0, 0.1]", r"router\.canary_shares must be rising shares"),
+        ("[router]\ncanary_shares = [0.5, 1.5]", r"router\.canary_shares must be rising shares"),
         ('[teacher]\nurl = "api.openai.com"', "must start with http"),
         ('[serving]\ndevice = "tpu"', "must be cpu or gpu"),
         ("[proxy]\nworkers = 0", "at least 1"),

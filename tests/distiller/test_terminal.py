@@ -42,10 +42,13 @@ def test_tables_show_what_is_unpriced(capsys: pytest.CaptureFixture[str], monkey
 
 def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str]) -> None:
     engine = {"state": "down", "reason": "the engine ended", "failed": {"student-1": "golden prompts differ"}}
-    status_table({"engine": engine, "candidates": []})
+    ice = {"triage": {"since": "2026-01-31T12:00", "reason": "audit week"}}
+    status_table({"engine": engine, "candidates": [], "frozen": ice, "changed": ["triage-2: its instructions changed"]})
     shown = capsys.readouterr().out
     assert "down (the engine ended)" in shown
     assert "student-1: golden prompts differ" in shown
+    assert "frozen: triage, since 2026-01-31T12:00: audit week" in shown
+    assert "triage-2: its instructions changed" in shown
 
 
 def test_progress_is_lines_by_quarters_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:

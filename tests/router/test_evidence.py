@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.log import Log
-from router.evidence import Pace, audit, certificate, drift, evidence, in_words, pace
+from router.evidence import STEADY, Pace, audit, certificate, drift, evidence, in_words, pace
 from router.parity import parity
 from tests.router.conftest import insert, judged, known
 
@@ -115,7 +115,7 @@ def test_a_candidate_as_good_as_a_wavering_teacher_is_proved_and_not_taken_back(
     judged(log, candidate, ([1.0] * 9 + [0.0]) * 100, kind="audit")
     assert not audit(log, candidate).refuted
     assert not drift(log, candidate).found
-    assert audit(log, candidate).margin == pytest.approx(0.05 + 105 / 1040)
+    assert audit(log, candidate).margin == pytest.approx(0.05 + 105 / (1040 + STEADY))
     judged(log, candidate, [1.0, 0.0] * 30, kind="audit")
     assert drift(log, candidate).found
     assert not audit(log, candidate).refuted

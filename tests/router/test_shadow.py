@@ -13,9 +13,10 @@ from proxy.settings import TeacherSettings
 from proxy.traffic_file import Row
 from proxy.upstream import Teacher
 from router import evidence
-from router.registry import Candidate
+from router.prompt import line_hash
+from router.registry import CANARY, LIVE, Candidate, move
 from router.shadow import audit, shadow
-from tests.router.conftest import Engine, chat, insert, known, route_to
+from tests.router.conftest import Engine, chat, insert, known, now, route_to
 from tests.servers import free_port, serving
 
 RECORDED = [
@@ -88,6 +89,34 @@ async def test_a_shadow_waits_longer_than_a_client_would(log: Log, engine: Engin
     engine.delay = 0.3
     await compared(log, engine, known(log), timeout=0.01)
     assert verdicts(log)[exchange][1] is True
+
+
+async def test_after_promotion_only_what_was_held_back_is_compared_and_is_evidence(log: Log, engine: Engine) -> None:
+    candidate = known(log)
+    for stage in (CANARY, LIVE):
+        move(log, now(log), stage, "for the test", {"for": "the test"}, 0.5)
+        insert(log, ["a"], reason=f"{stage}: outside the share")
+        insert(log, ["a"], reason=stage, fallback="unsure")
+    right, wrong = insert(log, ["a", "b"], reason="live: held back")
+    engine.say = lambda text: ("billing" if text == "a" else "shipping", 0.9)
+    assert await compared(log, engine, now(log)) == 2
+    found = verdicts(log)
+    assert found == {
+        right: (1.0, True, pytest.approx(0.9), "billing", None, "holdback"),
+        wrong: (0.0, True, pytest.approx(0.9), "shipping", None, "holdback"),
+    }
+    after = evidence.audit(log, candidate)
+    assert (after.n, after.mean) == (2, 0.5)
+    assert evidence.evidence(log, candidate).shadowed == 0
+
+
+async def test_a_changed_template_is_no_evidence_about_a_student_of_the_old_one(log: Log, engine: Engine) -> None:
+    (exchange,) = insert(log, ["a"])
+    candidate = known(log)
+    await compared(log, engine, candidate, static=(line_hash("Say which team."),))
+    assert verdicts(log)[exchange] == (0.0, False, None, None, "template changed", "shadow")
+    assert engine.asked == []
+    assert evidence.evidence(log, candidate).parity.n == 0
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ would fall back. Must not draw conclusions.
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +17,17 @@ import duckdb
 
 from proxy.deciding import CandidateFailed
 from proxy.derive import CHAT, Derived, derive
+from proxy.errors import BadInput
 from proxy.ids import ulid
 from proxy.log import Log
 from proxy.relay import Upstream
 from router.candidates import ask, check, teacher_only
-from router.evaluators import EVALUATORS
+from router.evaluators import Evaluator, evaluator
 from router.policy import Route
 from router.registry import Candidate
+from router.said import Said, from_log
+
+_log = logging.getLogger("stillroom.shadow")
 
 # Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
 _UNSHADOWED = """
@@ -33,9 +38,9 @@ WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ)
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND v.exchange = e.id)
 """
 _UNAUDITED = """
-SELECT id, request, answer FROM exchanges e
+SELECT id, request, answer, tool_calls FROM exchanges e
 WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
-  AND answer IS NOT NULL AND hash(id) / 18446744073709551615 < ?
+  AND (answer IS NOT NULL OR tool_calls IS NOT NULL) AND hash(id) / 18446744073709551615 < ?
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
 ORDER BY id LIMIT ?
 """
@@ -69,7 +74,12 @@ class Verdict:
 async def shadow(
     log: Log, session: aiohttp.ClientSession, candidate: Candidate, route: Route, limit: int, concurrency: int
 ) -> int:
-    """Compare up to `limit` exchanges nobody compared yet; returns how many."""
+    """Compare up to `limit` exchanges nobody compared yet; returns how many.
+
+    BadInput when the operator's evaluator fails on one of them: then none of them is recorded, since leaving out what
+    it fails on would flatter the candidate.
+    """
+    score = scoring(candidate)
     found = f"SELECT id, request, answer {_UNSHADOWED} ORDER BY id LIMIT {limit:d}"
     rows = log.query(found, [candidate.task, candidate.card["data_until"], candidate.id])
     gate = asyncio.Semaphore(concurrency)
@@ -80,9 +90,14 @@ async def shadow(
         if reason := teacher_only(body):
             return Verdict(exchange, "shadow", 0.0, None, False, None, 0.0, reason)
         async with gate:
-            return await _compare(session, patient, exchange, body, teacher)
+            return await _compare(session, patient, score, exchange, body, Said(teacher))
 
     return _record(log, candidate, await asyncio.gather(*(one(*row) for row in rows)))
+
+
+def scoring(candidate: Candidate) -> Evaluator:
+    """The evaluator as it was declared when the candidate was registered; BadInput where it is gone since."""
+    return evaluator(candidate.evaluator, candidate.card.get("aliases"), candidate.card.get("sets") or ())
 
 
 def waiting(log: Log, candidate: Candidate) -> int:
@@ -92,15 +107,18 @@ def waiting(log: Log, candidate: Candidate) -> int:
 
 
 async def audit(log: Log, teacher: Upstream, candidate: Candidate, share: float, limit: int) -> int:
-    """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id."""
+    """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id.
+
+    Where the operator's evaluator fails, the answer that was paid for is kept beside the error, as no verdict.
+    """
+    score = scoring(candidate)
     verdicts, bills = [], []
-    for exchange, request, answer in log.query(_UNAUDITED, [candidate.id, share, limit]):
+    for exchange, request, answer, calls in log.query(_UNAUDITED, [candidate.id, share, limit]):
         started = time.perf_counter()
         status, wanted = await _teacher_answer(teacher, request)
         elapsed = (time.perf_counter() - started) * 1000
         if wanted.finish_reason:
-            score = EVALUATORS[candidate.evaluator](wanted.answer or "", answer)
-            verdicts.append(Verdict(exchange, "audit", score, None, True, wanted.answer, elapsed, None))
+            verdicts.append(_audited(score, exchange, request, wanted, from_log(answer, calls), elapsed))
             bills.append((exchange, wanted))
         elif status in _FINAL:
             error = f"the teacher answered {status}"
@@ -108,22 +126,37 @@ async def audit(log: Log, teacher: Upstream, candidate: Candidate, share: float,
     return _record(log, candidate, verdicts, bills)
 
 
+def _audited(score: Evaluator, exchange: str, request: str, wanted: Derived, given: Said, elapsed: float) -> Verdict:
+    verdict, error = 0.0, None
+    try:
+        verdict = score(json.loads(request), from_log(wanted.answer, wanted.tool_calls), given)
+    except BadInput as failed:
+        error = str(failed)
+        _log.error("an audit of %s judged nothing: %s", exchange, error)
+    return Verdict(exchange, "audit", verdict, None, error is None, wanted.answer, elapsed, error)
+
+
 async def _compare(
-    session: aiohttp.ClientSession, route: Route, exchange: str, body: Mapping[str, Any], teacher: str
+    session: aiohttp.ClientSession,
+    route: Route,
+    score: Evaluator,
+    exchange: str,
+    body: Mapping[str, Any],
+    teacher: Said,
 ) -> Verdict:
     started = time.perf_counter()
     text, sure, error = None, None, None
-    covered, score = False, 0.0
+    covered, verdict = False, 0.0
     try:
         reply = await ask(session, route, body)
         text, sure = reply.text, reply.confidence
-        score = EVALUATORS[route.evaluator](teacher, text)
+        verdict = score(body, teacher, Said(text))
         check(route, reply)
         covered = True
     except CandidateFailed as failed:
         error = str(failed) if failed.confidence is None else None
     elapsed = (time.perf_counter() - started) * 1000
-    return Verdict(exchange, "shadow", score, sure, covered, text, elapsed, error)
+    return Verdict(exchange, "shadow", verdict, sure, covered, text, elapsed, error)
 
 
 async def _teacher_answer(teacher: Upstream, request: str) -> tuple[int, Derived]:

@@ -13,7 +13,10 @@ TOLERANCE = 1e-6  # relative
 _RUN = re.compile(r"[\w.,'\u2019/:+\u2212\u2013\u00a0\u202f-]+")
 _GROUPED = re.compile(r"([-+]?)(\d{1,3}(?:[,'\u2019\u00a0\u202f]\d{3})+|\d+)?(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 _CONTINENTAL = re.compile(r"([-+]?)(\d{1,3}(?:\.\d{3})+),(\d+)", re.ASCII)
-_CURRENCIES = {"$": "USD", "\u20ac": "EUR", "\u00a3": "GBP", "\u00a5": "JPY", "USD": "USD", "EUR": "EUR", "GBP": "GBP"}
+_SIGNS = {"$": "USD", "\u20ac": "EUR", "\u00a3": "GBP", "\u00a5": "JPY"}
+_CURRENCIES = {**_SIGNS, **{code: code for code in _SIGNS.values()}}
+_BEFORE, _AFTER = "_,:'\u2019\u00a0\u202f", "_.,:'\u2019+-\u2013\u00a0\u202f"  # what may cling to a number
+_BESIDE = re.compile(r"(?:per ?cent|USD|EUR|GBP|JPY|[-+\u2212$\u20ac\u00a3\u00a5%\s])*")
 _NEAR = 12  # characters around a number in which its currency, sign or per cent stands
 
 
@@ -37,23 +40,24 @@ def number_agreement(teacher: str, candidate: str) -> float:
 
 def last_number(text: str) -> Number | None:
     """The last number of a text that can be read in one way only, or None."""
-    found = None
-    for run in _RUN.finditer(text):
-        if any(character.isdecimal() for character in run[0]):
-            found = _read(text, run) or found
-    return found
+    found = (_read(text, run) for run in reversed(_with_digits(text)))
+    return next((number for number in found if number is not None), None)
 
 
 def is_number(text: str) -> bool:
     """Whether a text is one number and nothing beside it but its currency or per cent."""
-    beside = re.sub(r"per ?cent|USD|EUR|GBP|[$\u20ac\u00a3\u00a5%\s]", "", text)
-    return last_number(text) is not None and _RUN.fullmatch(beside) is not None
+    runs = _with_digits(text)
+    if len(runs) != 1 or _read(text, runs[0]) is None:
+        return False
+    return _BESIDE.fullmatch(text[: runs[0].start()] + text[runs[0].end() :]) is not None
+
+
+def _with_digits(text: str) -> list[re.Match[str]]:
+    return [run for run in _RUN.finditer(text) if any(character.isdecimal() for character in run[0])]
 
 
 def _read(text: str, run: re.Match[str]) -> Number | None:
-    digits = (
-        run[0].replace("\u2212", "-").rstrip("_.,:'\u2019+-\u2013\u00a0\u202f").lstrip("_,:'\u2019\u2013\u00a0\u202f")
-    )
+    digits = run[0].replace("\u2212", "-").rstrip(_AFTER).lstrip(_BEFORE)
     value = _value(digits)
     if value is None:
         return None

@@ -5,10 +5,11 @@ full agreement about calling nothing: the texts beside it are not compared, and 
 nothing about them. Calls match in any order, for an API runs parallel calls in none.
 """
 
+import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import fsum
 from typing import Any
 
 from router.json_score import Flat, Places, agreement, flat, resolve, unordered
@@ -36,7 +37,7 @@ def tools_agreement(request: Mapping[str, Any], teacher: Said, candidate: Said) 
     if len(wanted) * len(given) > PAIRS:
         return 2 * _equal(wanted, given) / (len(wanted) + len(given))
     worth = [[_worth(one, other) for other in given] for one in wanted]
-    right = fsum(worth[i][j] for i, j in best_pairs(worth))
+    right = math.fsum(worth[i][j] for i, j in best_pairs(worth))
     return min(2 * right / (len(wanted) + len(given)), 1.0)
 
 
@@ -87,22 +88,18 @@ def _typed(value: Any, rules: Mapping[str, Any]) -> Any:
     if wanted == {"string"} and isinstance(value, bool):
         return str(value).lower()
     if wanted == {"string"} and isinstance(value, int | float):
-        whole = isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53
-        return repr(int(value)) if whole or (isinstance(value, int) and abs(value) < 1 << 64) else repr(float(value))
+        return str(int(value) if isinstance(value, int) or (value.is_integer() and abs(value) < 1 << 53) else value)
     return value
 
 
 def _number(text: str) -> Any:
-    """The number a text spells; the text where it spells none."""
+    """The number a text spells as JSON does; the text where it spells none."""
     try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        value = float(text)
-    except ValueError:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return text
-    return value if abs(value) < float("inf") else text
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    return value if number else text
 
 
 def _of_enum(value: Any, rules: Mapping[str, Any]) -> Any:

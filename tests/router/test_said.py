@@ -24,7 +24,7 @@ def test_the_wire_says_the_same() -> None:
     assert from_message({"content": [{"type": "text"}]}) == Said(None)
 
 
-@pytest.mark.parametrize("arguments", ["{", "[1]", "3", "null", [1], "[" * 100_000])
+@pytest.mark.parametrize("arguments", ["{", '{"a": NaN}', "[1]", "3", "null", [1], "[" * 100_000])
 def test_arguments_that_are_no_object_are_none(arguments: object) -> None:
     assert from_message({"tool_calls": [call("book", arguments)]}) == Said(None, (Call("book", None),))
 

@@ -146,3 +146,16 @@ def test_many_calls_and_deep_arguments_are_compared() -> None:
 )
 def test_form(said: Said, formed: bool) -> None:
     assert callable_as_said(said) is formed
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "read"),
+    [
+        ("days", "1_000", "1_000"), ("days", "NaN", "NaN"), ("days", "1e999", "1e999"), ("days", "true", "true"),
+        ("days", "[" * 99_999, "[" * 99_999), ("days", "1.5", 1.5), ("days", "9" * 400, int("9" * 400)),
+        ("city", int("9" * 400), "9" * 400), ("city", 1e300, "1e+300"), ("city", -0.5, "-0.5"), ("exact", "yes", "yes"),
+        ("limit", None, None), ("unit", " CELSIUS ", "celsius"), ("more", "5", "5"),
+    ],
+)  # fmt: skip
+def test_only_what_fits_is_changed(key: str, value: Any, read: Any) -> None:
+    assert by_schema({key: value}, PARAMETERS, PARAMETERS)[key] == read

@@ -16,6 +16,7 @@ from proxy.settings import (
     parse,
     read_toml,
 )
+from router.evaluators import check_declared
 from router.settings import MoneySettings, RouterSettings
 
 DEFAULT_FILE = "stillroom.toml"
@@ -156,6 +157,11 @@ def _check(settings: Settings) -> None:
     for task, said in settings.router.tasks.items():
         if said.promote not in ("auto", "manual"):
             raise BadInput(f'router.tasks.{task}.promote must be "auto" or "manual", not {said.promote!r}')
+        if said.evaluator:
+            try:
+                check_declared(said, said.evaluator)
+            except BadInput as error:
+                raise BadInput(f"router.tasks.{task}: {error}") from None
     if settings.distiller.rank > settings.serving.max_lora_rank:
         raise BadInput(
             f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import duckdb
 
-from proxy.errors import StillroomError, Unavailable
+from proxy.errors import BadInput, StillroomError, Unavailable
 from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
@@ -76,7 +76,10 @@ class Controller:
         busy = False
         for candidate in self._watch.now():
             if candidate.stage != RETIRED and candidate.id in served:
-                busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+                try:
+                    busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+                except BadInput as error:  # Such as of an operator's evaluator: other tasks must not wait for it.
+                    _log.error("%s of task %s is not judged: %s", candidate.id, candidate.task, error)
         if time.monotonic() - self._looked_for_changes >= CHANGES_SECONDS:
             self._looked_for_changes = time.monotonic()
             self.tell_changes()

@@ -240,6 +240,19 @@ async def test_a_stop_does_not_wait_for_the_comparisons_under_way(
         assert log.query("SELECT count(*) FROM exchanges") == [(len(RECORDED),)]
 
 
+async def test_an_evaluator_that_is_gone_stops_its_own_task_only(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known(log, "student-2", task="a task before", evaluator="gone_since:judge")
+    known(log)
+    engine.say = lambda text: (TRUTH[text], 0.95)
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        loop.teacher_answers()
+        assert await loop.controller.round(loop.session, loop.teacher)
+    assert log.query("SELECT DISTINCT candidate FROM verdicts") == [("student-1",)]
+    assert "student-2 of task a task before is not judged: evaluator gone_since:judge" in caplog.text
+
+
 def test_there_is_one_controller_per_home(tmp_path: Path) -> None:
     with only_one(tmp_path / "home"):
         with pytest.raises(Unavailable, match="another controller works on"), only_one(tmp_path / "home"):

@@ -16,7 +16,7 @@ from proxy.settings import (
     parse,
     read_toml,
 )
-from router.settings import MoneySettings, RouterSettings
+from router.settings import JudgeSettings, MoneySettings, RouterSettings
 
 DEFAULT_FILE = "stillroom.toml"
 
@@ -68,6 +68,7 @@ class Settings:
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     router: RouterSettings = field(default_factory=RouterSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
     money: MoneySettings = field(default_factory=MoneySettings)
     distiller: DistillerSettings = field(default_factory=DistillerSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
@@ -147,6 +148,8 @@ def _check(settings: Settings) -> None:
     for name in ("canary_share", "audit_share", "max_failures"):
         if not 0 <= getattr(settings.router, name) <= 1:
             raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(settings.router, name)}")
+    if settings.judge.concurrency < 1 or settings.judge.timeout <= 0:
+        raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
     for task, said in settings.router.tasks.items():
         if said.promote not in ("auto", "manual"):
             raise BadInput(f'router.tasks.{task}.promote must be "auto" or "manual", not {said.promote!r}')

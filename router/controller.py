@@ -21,6 +21,8 @@ from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.waiting import pause
+from router.judge import Judge
+from router.judging import JUDGE, Appointed
 from router.lifecycle import advance, publish, route
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
@@ -39,10 +41,19 @@ Served = Callable[[], Mapping[str, str]]
 class Controller:
     """Runs until told to stop; `served` says at any moment which candidates are ready at which URL."""
 
-    def __init__(self, log: Log, ingest: Ingest, settings: RouterSettings, policy: Path, served: Served) -> None:
-        """Hold the collaborators."""
+    def __init__(
+        self,
+        log: Log,
+        ingest: Ingest,
+        settings: RouterSettings,
+        policy: Path,
+        served: Served,
+        judge: Judge | None = None,
+    ) -> None:
+        """Hold the collaborators; without a `judge`, what only one can score waits."""
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served = policy, served
+        self._appointed = Appointed(log, judge)
         self._watch = Watch(log)
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
 
@@ -78,11 +89,13 @@ class Controller:
         self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
     ) -> bool:
         asked = route(candidate, self._settings, url)
+        judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
         compared = audited = 0
         if candidate.stage == SHADOW:  # Later, what the teacher still answers is what the candidate was not sure of.
-            compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
+            at_once = self._settings.shadow_concurrency
+            compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, judge)
         if teacher is not None:
-            audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH)
+            audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH, judge)
         reason = advance(self._log, candidate, self._settings)
         if reason:
             _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)

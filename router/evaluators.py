@@ -86,7 +86,7 @@ def well_formed(evaluator_name: str, answer: str, labels: frozenset[str]) -> boo
             return _parse(answer) is not None
         case "label":
             return normalise(answer) in labels
-        case "exact":
+        case "exact" | "judge":  # What is said is for the judge to score, and that something is said can be seen.
             return bool(answer.strip())
     raise BadInput(f"unknown evaluator {evaluator_name!r}: use one of {', '.join(EVALUATORS)}")
 

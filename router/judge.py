@@ -132,7 +132,6 @@ class Judge:
             straight = await self._choose(request, teacher, candidate, spoken)
             swapped = await self._choose(request, candidate, teacher, spoken)
         except Unavailable as error:
-            self._rests_until = time.monotonic() + REST_SECONDS
             return Judgement(None, None, tuple(spoken), str(error))
         return Judgement(straight, swapped, tuple(spoken))
 
@@ -140,12 +139,21 @@ class Judge:
         for _ in range(ATTEMPTS):
             asked = question(request, a, b)
             async with self._gate:
-                said = await self._ask(asked.messages)
+                said = await self._asked(asked)
             spoken.append(said)
             choice = parse(said.text, asked.key)
             if choice is not None or said.text is None:  # Who declines for good would decline again.
                 return choice
         return None
+
+    async def _asked(self, asked: Question) -> Spoken:
+        if self.resting:  # Else everybody who waits would wait for its own failure.
+            raise Unavailable(f"judge {self.name} was not available a moment ago")
+        try:
+            return await self._ask(asked.messages)
+        except Unavailable:
+            self._rests_until = time.monotonic() + REST_SECONDS
+            raise
 
 
 def question(request: Sequence[Message], a: str, b: str) -> Question:

@@ -13,6 +13,7 @@ were it left out, answers that confuse a judge would drop out of the proof, and 
 
 import asyncio
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,12 +24,15 @@ from typing import Any
 import duckdb
 from scipy.stats import beta
 
-from proxy.errors import Refused, Unavailable
+from proxy.errors import Refused, StillroomError, Unavailable
 from proxy.ids import ulid
 from proxy.log import Log
 from router.judge import PROMPT_VERSION, Choice, Judge, Judgement, Message, Spoken
 from router.planted import Planted, plant
+from router.registry import Candidate
 from router.settings import JudgeSettings
+
+_log = logging.getLogger("stillroom.judging")
 
 JUDGE = "judge"
 """The evaluator's name, and the kind of its charges."""
@@ -164,19 +168,15 @@ def notes(judge: str, teacher: str) -> tuple[str, ...]:
     return () if families(judge) else ("its family is unknown, so kinship with the student cannot be seen",)
 
 
-async def calibrate(judge: Judge, pairs: Sequence[Planted], about: tuple[str, ...] = ()) -> tuple[Calibration, Bill]:
-    """Ask about every pair in both orders; Unavailable, with nothing kept, when the judge is so before the end."""
-    judgements = await asyncio.gather(*(judge.compare(pair.request, pair.answer, pair.other) for pair in pairs))
-    gone = next((judgement.unavailable for judgement in judgements if judgement.unavailable), None)
-    if gone is not None:
-        raise Unavailable(f"judge {judge.name} was not tried to the end: {gone}")
-    return measured(judge.name, pairs, judgements, about), _bill(None, [s for j in judgements for s in j.spoken])
+async def tried(judge: Judge, pairs: Sequence[Planted]) -> list[Judgement]:
+    """What the judge says to every pair, in both orders, with the teacher's answer as `teacher`."""
+    return await asyncio.gather(*(judge.compare(pair.request, pair.answer, pair.other) for pair in pairs))
 
 
 def measured(
     judge: str, pairs: Sequence[Planted], judgements: Sequence[Judgement], about: tuple[str, ...] = ()
 ) -> Calibration:
-    """The figures of judgements on `pairs`, one for each, with the teacher's answer as `teacher`."""
+    """The figures of what the judge said to `pairs`, one judgement for each."""
     asked = list(zip(pairs, judgements, strict=True))
     right = Counter(pair.kind for pair, said in asked if said.winner == ("teacher" if pair.worse else "tie"))
     kinds = Counter(pair.kind for pair in pairs)
@@ -207,15 +207,50 @@ async def fit_judge(log: Log, judge: Judge, task: str, base: str) -> Calibration
     pairs = plant([(json.loads(request)["messages"], answer) for request, answer, _ in rows], PER_KIND)
     teachers = Counter(model for *_, model in rows if model).most_common(1)
     about = notes(judge.name, teachers[0][0] if teachers else "")
-    found, bill = await calibrate(judge, pairs, about)
+    judgements = await tried(judge, pairs)
+    gone = next((said.unavailable for said in judgements if said.unavailable), None)
+    found = measured(judge.name, pairs, judgements, about)
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
-        values = [ulid(), task, judge.name, json.dumps(asdict(found))]
-        connection.execute("INSERT INTO judges VALUES (?, now(), ?, ?, ?)", values)
-        charge_judge(connection, task, judge.name, [bill])
+        charge_judge(connection, task, judge.name, [_bill(None, [each for said in judgements for each in said.spoken])])
+        if gone is None:
+            values = [ulid(), task, judge.name, json.dumps(asdict(found))]
+            connection.execute("INSERT INTO judges VALUES (?, now(), ?, ?, ?)", values)
 
     log.transaction(work)
+    if gone is not None:
+        raise Unavailable(f"judge {judge.name} was not tried to the end: {gone}")
     return found
+
+
+class Appointed:
+    """The judge, for the tasks for which it is fit."""
+
+    def __init__(self, log: Log, judge: Judge | None) -> None:
+        """Nothing is tried before it is needed."""
+        self._log, self._judge = log, judge
+        self._fit: dict[str, bool] = {}  # by candidate, as kinship is with its base
+        self._said: dict[str, str] = {}
+
+    async def judge_of(self, candidate: Candidate) -> Judge | None:
+        """The judge where it may judge this candidate; else None, and why not is said once."""
+        if self._judge is None:
+            self._say(candidate, "judge.model is not set")
+        elif candidate.id not in self._fit and not self._judge.resting:
+            try:
+                found = await fit_judge(
+                    self._log, self._judge, candidate.task, str(candidate.card.get("base", candidate.id))
+                )
+                self._fit[candidate.id] = fit(found)
+                self._say(candidate, in_words(found))
+            except StillroomError as error:
+                self._say(candidate, str(error))
+        return self._judge if self._fit.get(candidate.id) else None
+
+    def _say(self, candidate: Candidate, text: str) -> None:
+        if self._said.get(candidate.id) != text:
+            self._said[candidate.id] = text
+            _log.warning("%s of task %s: %s", candidate.id, candidate.task, text)
 
 
 def calibration_of(log: Log, judge: str, task: str) -> Calibration | None:

@@ -21,6 +21,8 @@ from proxy.log import Log
 from proxy.relay import Upstream
 from router.candidates import ask, check, teacher_only
 from router.evaluators import EVALUATORS
+from router.judge import Judge
+from router.judging import JUDGE, Bill, Judged, charge_judge, judged
 from router.policy import Route
 from router.registry import Candidate
 
@@ -67,22 +69,36 @@ class Verdict:
 
 
 async def shadow(
-    log: Log, session: aiohttp.ClientSession, candidate: Candidate, route: Route, limit: int, concurrency: int
+    log: Log,
+    session: aiohttp.ClientSession,
+    candidate: Candidate,
+    route: Route,
+    limit: int,
+    concurrency: int,
+    judge: Judge | None = None,
 ) -> int:
-    """Compare up to `limit` exchanges nobody compared yet; returns how many."""
+    """Compare up to `limit` exchanges nobody compared yet; returns how many.
+
+    None where a judge has to score and there is none now; what it could not be asked about is left for later.
+    """
+    if _judgeless(candidate, judge):
+        return 0
     found = f"SELECT id, request, answer {_UNSHADOWED} ORDER BY id LIMIT {limit:d}"
     rows = log.query(found, [candidate.task, candidate.card["data_until"], candidate.id])
     gate = asyncio.Semaphore(concurrency)
     patient = replace(route, timeout=max(route.timeout, 120.0))  # Nobody waits for a shadow; a queue is no failure.
 
-    async def one(exchange: str, request: str, teacher: str) -> Verdict:
+    async def one(exchange: str, request: str, teacher: str) -> tuple[Verdict, Judged | None]:
         body = json.loads(request)
         if reason := teacher_only(body):
-            return Verdict(exchange, "shadow", 0.0, None, False, None, 0.0, reason)
+            return Verdict(exchange, "shadow", 0.0, None, False, None, 0.0, reason), None
         async with gate:
-            return await _compare(session, patient, exchange, body, teacher)
+            found = await _compare(session, patient, exchange, body, teacher)
+        return await _decided(candidate, judge, found, body, teacher, found.answer)
 
-    return _record(log, candidate, await asyncio.gather(*(one(*row) for row in rows)))
+    pairs = await asyncio.gather(*(one(*row) for row in rows))
+    verdicts = [verdict for verdict, said in pairs if said is None or not said.unavailable]
+    return _record(log, candidate, verdicts, (), judge, [said.bill for _, said in pairs if said is not None])
 
 
 def waiting(log: Log, candidate: Candidate) -> int:
@@ -91,21 +107,60 @@ def waiting(log: Log, candidate: Candidate) -> int:
     return int(log.query(f"SELECT count(*) {_UNSHADOWED}", parameters)[0][0])
 
 
-async def audit(log: Log, teacher: Upstream, candidate: Candidate, share: float, limit: int) -> int:
-    """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id."""
-    verdicts, bills = [], []
+async def audit(
+    log: Log, teacher: Upstream, candidate: Candidate, share: float, limit: int, judge: Judge | None = None
+) -> int:
+    """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id.
+
+    Where a judge has to score and cannot just then, the teacher was paid in vain: recorded as not comparable, and the
+    rest is left for later.
+    """
+    if _judgeless(candidate, judge):
+        return 0
+    verdicts: list[Verdict] = []
+    bills: list[tuple[str, Derived]] = []
+    judging: list[Bill] = []
     for exchange, request, answer in log.query(_UNAUDITED, [candidate.id, share, limit]):
         started = time.perf_counter()
         status, wanted = await _teacher_answer(teacher, request)
         elapsed = (time.perf_counter() - started) * 1000
         if wanted.finish_reason:
-            score = EVALUATORS[candidate.evaluator](wanted.answer or "", answer)
-            verdicts.append(Verdict(exchange, "audit", score, None, True, wanted.answer, elapsed, None))
+            score = _score(candidate.evaluator, wanted.answer or "", answer)
+            found = Verdict(exchange, "audit", score, None, True, wanted.answer, elapsed, None)
+            found, said = await _decided(candidate, judge, found, json.loads(request), wanted.answer or "", answer)
             bills.append((exchange, wanted))
+            judging += [said.bill] if said else []
+            verdicts.append(found if said is None or not said.unavailable else replace(found, covered=False))
+            if judge is not None and judge.resting:
+                break
         elif status in _FINAL:
             error = f"the teacher answered {status}"
             verdicts.append(Verdict(exchange, "audit", 0.0, None, False, None, elapsed, error))
-    return _record(log, candidate, verdicts, bills)
+    return _record(log, candidate, verdicts, bills, judge, judging)
+
+
+def _judgeless(candidate: Candidate, judge: Judge | None) -> bool:
+    return candidate.evaluator == JUDGE and (judge is None or judge.resting)
+
+
+def _score(evaluator: str, teacher: str, answer: str) -> float:
+    """0.0 until the judge has decided."""
+    return 0.0 if evaluator == JUDGE else EVALUATORS[evaluator](teacher, answer)
+
+
+async def _decided(
+    candidate: Candidate,
+    judge: Judge | None,
+    found: Verdict,
+    body: Mapping[str, Any],
+    teacher: str,
+    answer: str | None,
+) -> tuple[Verdict, Judged | None]:
+    """With the judge's verdict where it is the evaluator and both sides said something; an empty answer is 0.0."""
+    if candidate.evaluator != JUDGE or judge is None or not teacher.strip() or not (answer or "").strip():
+        return found, None
+    said = await judged(judge, found.exchange, body["messages"], teacher, answer or "")
+    return replace(found, verdict=said.verdict, error=found.error or said.error), said
 
 
 async def _compare(
@@ -117,7 +172,7 @@ async def _compare(
     try:
         reply = await ask(session, route, body)
         text, sure = reply.text, reply.confidence
-        score = EVALUATORS[route.evaluator](teacher, text)
+        score = _score(route.evaluator, teacher, text)
         check(route, reply)
         covered = True
     except CandidateFailed as failed:
@@ -141,9 +196,15 @@ async def _teacher_answer(teacher: Upstream, request: str) -> tuple[int, Derived
 
 
 def _record(
-    log: Log, candidate: Candidate, verdicts: Sequence[Verdict], bills: Sequence[tuple[str, Derived]] = ()
+    log: Log,
+    candidate: Candidate,
+    verdicts: Sequence[Verdict],
+    bills: Sequence[tuple[str, Derived]] = (),
+    judge: Judge | None = None,
+    judging: Sequence[Bill] = (),
 ) -> int:
-    if not verdicts:
+    """Verdicts and what they cost, in one transaction."""
+    if not verdicts and not judging:
         return 0
     values = [
         value
@@ -156,7 +217,10 @@ def _record(
     places = ", ".join(["(?, now(), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(verdicts))
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
-        connection.execute(f"INSERT INTO verdicts VALUES {places}", values)
+        if verdicts:
+            connection.execute(f"INSERT INTO verdicts VALUES {places}", values)
+        if judge is not None:
+            charge_judge(connection, candidate.task, judge.name, judging)
         for exchange, paid in bills:
             counts = [paid.prompt_tokens, paid.cached_tokens, paid.completion_tokens]
             connection.execute(_CHARGE, [ulid(), candidate.task, paid.model, exchange, paid.model, *counts])

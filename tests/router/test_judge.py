@@ -78,6 +78,7 @@ async def test_an_unavailable_judge_rests_and_what_it_said_is_kept() -> None:
     said = await judge.compare(REQUEST, RIGHT, WRONG)
     assert (said.unavailable, said.verdict, len(said.spoken)) == ("nobody there", None, 1)
     assert judge.resting
+    assert (await judge.compare(REQUEST, RIGHT, WRONG)).spoken == ()
 
 
 async def test_no_more_questions_at_once_than_said() -> None:

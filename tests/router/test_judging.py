@@ -10,8 +10,8 @@ from proxy.log import Log
 from router.judge import Judge, Judgement, Message, Spoken
 from router.judging import (
     UNREADABLE,
+    Appointed,
     Calibration,
-    calibrate,
     calibration_of,
     evaluator_for,
     families,
@@ -23,6 +23,7 @@ from router.judging import (
     missing,
     notes,
     refuse_kin,
+    tried,
 )  # fmt: skip
 from router.planted import plant
 from router.settings import JudgeSettings
@@ -51,7 +52,7 @@ def judge_of(way: str, usd: float | None = 0.25) -> Judge:
 
 
 async def calibrated(way: str) -> Calibration:
-    return (await calibrate(judge_of(way), PAIRS))[0]
+    return measured(f"test/{way}", PAIRS, await tried(judge_of(way), PAIRS))
 
 
 async def test_a_perfect_judge_is_fit() -> None:
@@ -85,16 +86,12 @@ async def test_a_judge_that_does_not_see_what_is_worse_is_not_fit(way: str, most
 
 @pytest.mark.parametrize("way", ["verbose", "echoing", "silent"])
 async def test_what_cannot_be_read_is_missing_and_never_a_verdict(way: str) -> None:
-    found, bill = await calibrate(judge_of(way), PAIRS)
+    judgements = await tried(judge_of(way), PAIRS)
+    found = measured("j", PAIRS, judgements)
     assert (found.unreadable, found.correct, found.tied, found.bias_before) == (1.0, 0, 0, None)
     assert not fit(found)
     assert "100% unparseable" in in_words(found)
-    assert bill.questions == 4 * len(PAIRS)  # Both orders, and each once more.
-
-
-async def test_a_judge_that_goes_away_is_not_calibrated() -> None:
-    with pytest.raises(Unavailable, match="not tried to the end: nobody there"):
-        await calibrated("gone")
+    assert sum(len(said.spoken) for said in judgements) == 4 * len(PAIRS)  # Both orders, and each once more.
 
 
 @given(st.integers(0, 72), st.floats(0, 1))
@@ -162,6 +159,45 @@ async def test_a_calibration_that_cannot_be_priced_is_unpriced(log: Log) -> None
     recorded(log)
     await fit_judge(log, judge_of("perfect", usd=None), TASK, KIN)
     assert log.query("SELECT usd FROM spend") == [(None,)]
+
+
+async def test_a_judge_that_goes_away_is_paid_for_what_it_said_and_tried_again(log: Log) -> None:
+    recorded(log)
+    staying, left = judge_of("perfect"), 10
+
+    async def ask(messages: Sequence[Message]) -> Spoken:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Unavailable("nobody there")
+        return await staying._ask(messages)
+
+    judge = Judge("test/leaving", ask)
+    with pytest.raises(Unavailable, match="not tried to the end: "):
+        await fit_judge(log, judge, TASK, KIN)
+    assert left > -10  # The others did not all wait for their own failure.
+    assert log.query("SELECT quantity, usd FROM spend") == [(10.0, 2.5)]
+    assert calibration_of(log, judge.name, TASK) is None
+
+
+async def test_a_judge_is_appointed_where_it_is_fit_and_why_not_is_said_once(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded(log)
+    candidate = known(log, evaluator="judge")
+    for judge, why in (
+        (None, "judge.model is not set"),
+        (judge_of("always-a"), "test/always-a is not fit: 0 of 72"),
+        (judge_of("gone"), "nobody there"),
+        (Judge("openai/student-1", judge_of("perfect")._ask), "it is the same model"),
+    ):
+        caplog.clear()
+        appointed = Appointed(log, judge)
+        assert [await appointed.judge_of(candidate) for _ in range(3)] == [None] * 3
+        (said,) = caplog.messages
+        assert why in said
+    fit_one = judge_of("perfect")
+    assert await Appointed(log, fit_one).judge_of(candidate) is fit_one
 
 
 async def test_kin_and_too_little_are_refused_before_anything_is_paid(log: Log) -> None:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance install clean
+.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-judge bench-conformance install clean
 
 install: $(VENV)/.ready
 
@@ -45,6 +45,10 @@ bench-kills: install
 # What each hostile input gets, as a table; takes seconds.
 bench-hostile: install
 	$(BIN)/python -m tests.bench.hostile
+
+# Which judges are fit to judge, and how they favour a position; takes about 5 minutes. BENCH='--data FILE'.
+bench-judge: install
+	$(BIN)/python -m tests.bench.judge $(BENCH)
 
 # The admin API by its OpenAPI document; takes about 2 minutes.
 bench-admin: install

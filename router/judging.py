@@ -285,6 +285,16 @@ def missing(log: Log, candidate: str) -> tuple[int, int]:
     return int(unreadable), int(everything)
 
 
+def judges_of(log: Log, candidate: str) -> list[str]:
+    """Who was paid for judging the exchanges of a candidate's verdicts; more than one where the setting was changed."""
+    rows = log.query(
+        "SELECT DISTINCT model FROM spend "
+        "WHERE kind = 'judge' AND exchange IN (SELECT exchange FROM verdicts WHERE candidate = ?) ORDER BY model",
+        [candidate],
+    )
+    return [str(name) for (name,) in rows]
+
+
 def charge_judge(connection: duckdb.DuckDBPyConnection, task: str, judge: str, bills: Sequence[Bill]) -> None:
     """Append what was asked to the ledger, inside the caller's transaction."""
     for bill in bills:

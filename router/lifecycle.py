@@ -14,6 +14,7 @@ from proxy.errors import Refused
 from proxy.log import Log
 from router.candidates import UNREACHABLE, UNSURE
 from router.evidence import Evidence, audit, certificate, evidence, in_words
+from router.judging import missing
 from router.parity import Parity
 from router.policy import Policy, Route, save_policy
 from router.registry import (
@@ -161,6 +162,7 @@ def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[s
         "reason": candidate.reason,
         "verdict": in_words(candidate, found),
         "evidence": asdict(found),
+        "missing": missing(log, candidate.id)[0],
         "tried": asdict(_tried(log, candidate, settings)),
     }
 

@@ -127,12 +127,16 @@ def in_words(calibration: Calibration) -> str:
     """One line with the figures that decide."""
     c = calibration
     accuracy = f"{c.correct} of {c.worse} planted worse answers found (at least {c.lower:.0%}, {BAR:.0%} needed)"
-    bias = f"{c.bias_before:+.2f} before swapping" if c.bias_before is not None else "unknown"
+    bias = " and ".join(
+        f"{value:+.2f} {when} swapping"
+        for value, when in ((c.bias_before, "before"), (c.bias_after, "after"))
+        if value is not None
+    )
     missing = f"{c.unreadable:.0%} unparseable ({MOST_UNREADABLE:.0%} allowed)"
     state = "fit" if fit(c) else "not fit"
     ties = f"{c.tied} of {c.equal} equal pairs tied"
     notes = "".join(f"; {note}" for note in c.notes)
-    return f"judge {c.judge} is {state}: {accuracy}, {missing}, {ties}, position bias {bias}{notes}"
+    return f"judge {c.judge} is {state}: {accuracy}, {missing}, {ties}, position bias {bias or 'unknown'}{notes}"
 
 
 def evaluator_for(chosen: str, settings: JudgeSettings) -> str:
@@ -268,7 +272,9 @@ def calibration_of(log: Log, judge: str, task: str) -> Calibration | None:
 
 
 async def judged(judge: Judge, exchange: str, request: Sequence[Message], teacher: str, candidate: str) -> Judged:
-    """The verdict on one exchange, and what it cost."""
+    """The verdict on one exchange, and what it cost: nothing where the answers are the same, which needs no judge."""
+    if teacher.strip() == candidate.strip():
+        return Judged(1.0, None, Bill(exchange, 0, 0.0))
     said = await judge.compare(request, teacher, candidate)
     bill = _bill(exchange, said.spoken)
     if said.unavailable is not None:

@@ -90,4 +90,4 @@ class Judges:
 
 
 def _plain(text: str) -> list[str]:
-    return text.replace('"', "'").split()
+    return text.casefold().replace('"', "'").split()

@@ -65,7 +65,7 @@ def test_a_judge_that_goes_away_costs_no_training(log: Log, caplog: pytest.LogCa
             pass
     caplog.set_level(logging.WARNING, "stillroom.scoring")
     with scoring(log, settings, TASK, "judge") as score:  # Known to be fit, and gone.
-        assert score([answered(1, RIGHT["Why 1?"])]) == [0.0]
+        assert score([answered(1, RIGHT["Why 1?"].upper())]) == [0.0]
     (said,) = [record.getMessage() for record in caplog.records if record.name == "stillroom.scoring"]
     assert said.startswith("1 of 1 answers were not judged and count as wrong")
 

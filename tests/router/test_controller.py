@@ -238,7 +238,7 @@ async def test_what_a_judge_has_to_score_waits_for_one_that_is_fit(
     async def ask(messages: Sequence[Message]) -> Spoken:
         return Spoken(judges.say(way, [dict(message) for message in messages]), 0.5)
 
-    engine.say = lambda text: (f"{TRUTH[text]} ", 0.95)
+    engine.say = lambda text: (TRUTH[text].title(), 0.95)
     known(log, evaluator="judge")
     async with looping(log, ingest, engine, replay, tmp_path) as loop:
         judge = Judge(f"test/{way}", ask)

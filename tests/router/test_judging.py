@@ -11,6 +11,7 @@ from router.judge import Judge, Judgement, Message, Spoken
 from router.judging import (
     UNREADABLE,
     Appointed,
+    Bill,
     Calibration,
     calibration_of,
     evaluator_for,
@@ -211,7 +212,9 @@ async def test_kin_and_too_little_are_refused_before_anything_is_paid(log: Log) 
 
 async def test_one_verdict_with_its_bill() -> None:
     request, answer = ROWS[0]
-    same = await judged(judge_of("perfect"), "x", request, answer, answer)
+    same = await judged(judge_of("gone"), "x", request, answer, f" {answer}\n")
+    assert (same.verdict, same.error, same.bill) == (1.0, None, Bill("x", 0, 0.0))
+    same = await judged(judge_of("perfect"), "x", request, answer, answer.upper())
     assert (same.verdict, same.error, same.bill.exchange, same.bill.questions, same.bill.usd) == (
         1.0,
         None,
@@ -221,9 +224,9 @@ async def test_one_verdict_with_its_bill() -> None:
     )
     worse = await judged(judge_of("perfect"), "x", request, answer, "It is 99.")
     assert (worse.verdict, worse.error) == (0.0, None)
-    lost = await judged(judge_of("verbose"), "x", request, answer, answer)
+    lost = await judged(judge_of("verbose"), "x", request, answer, answer.upper())
     assert (lost.verdict, lost.error, lost.bill.questions, lost.unavailable) == (0.0, UNREADABLE, 4, False)
-    gone = await judged(judge_of("gone"), "x", request, answer, answer)
+    gone = await judged(judge_of("gone"), "x", request, answer, answer.upper())
     assert (gone.unavailable, gone.error, gone.bill.questions) == (True, "nobody there", 0)
 
 

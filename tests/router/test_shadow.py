@@ -213,7 +213,7 @@ def judge_of(way: str) -> Judge:
 
 async def free_text(log: Log, engine: Engine, judge: Judge | None) -> tuple[int, str, str]:
     candidate = known(log, evaluator="judge", threshold=None)
-    (same,), (worse,) = (insert(log, ["why?"], answer=answer) for answer in (f"{RIGHT} ", RIGHT))
+    (same,), (worse,) = (insert(log, ["why?"], answer=answer) for answer in (RIGHT.upper(), RIGHT))
     engine.say = lambda text: (RIGHT if len(engine.asked) == 1 else "No idea.", 0.9)
     with serving(engine.app) as url:
         async with aiohttp.ClientSession() as session:
@@ -265,7 +265,7 @@ async def test_a_judge_decides_about_an_audit(
     log: Log, replay: str, way: str, verdict: tuple[float, bool, str | None]
 ) -> None:
     candidate = known(log, evaluator="judge")
-    insert(log, ["mine?"] * 2, served_by=candidate.id, answer="billing")
+    insert(log, ["mine?"] * 2, served_by=candidate.id, answer="Billing")
     judge = judge_of(way)
     async with teacher_at(replay) as teacher:
         audited = [await audit(log, teacher, candidate, 1.0, 10, judge) for _ in range(2)]

@@ -334,7 +334,7 @@ async def free_text(log: Log, engine: Engine, judge: Judge | None) -> tuple[int,
     with serving(engine.app) as url:
         async with aiohttp.ClientSession() as session:
             route = route_to(url, evaluator="judge", threshold=None)
-            return await shadow(log, session, candidate, route, 10, 1, judge), same, worse
+            return await shadow(log, session, candidate, route, 10, 1, judge=judge), same, worse
 
 
 async def test_a_judge_decides_about_free_text_and_is_paid(log: Log, engine: Engine) -> None:

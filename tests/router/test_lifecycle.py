@@ -5,6 +5,7 @@ import pytest
 
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
+from router.evidence import audit
 from router.lifecycle import GUARDED, Tried, advance, failing, next_stage, promote, publish, rollback, route, standing
 from router.parity import Parity, parity
 from router.policy import Policy, PolicyWatcher, load_policy
@@ -260,3 +261,13 @@ def test_standing_says_where_a_candidate_is_and_why(log: Log) -> None:
     shown = standing(log, candidate, SETTINGS)
     assert (shown["task"], shown["stage"], shown["reason"]) == (TASK, SHADOW, "registered")
     assert str(shown["verdict"]).startswith("certified: ")
+
+
+def test_a_fall_after_many_good_audits_retires_before_the_whole_history_would(log: Log) -> None:
+    candidate = canary(log)
+    judged(log, candidate, [1.0] * 400, kind="audit")
+    assert advance(log, candidate, SETTINGS) is None
+    judged(log, candidate, [1.0, 1.0, 0.0] * 25, first=400, kind="audit")
+    assert not audit(log, candidate).refuted
+    assert "agreement fell to 0.6" in (advance(log, candidate, SETTINGS) or "")
+    assert now(log).stage == RETIRED

@@ -31,7 +31,9 @@ from tests.judges import Judges
 from tests.router.conftest import PATH, TASK, Engine, chat, insert, known, now
 from tests.servers import serving
 
-SETTINGS = RouterSettings(canary_shares=(0.5,), canary_exchanges=3, audit_share=1.0, poll_seconds=0.01)
+SETTINGS = RouterSettings(
+    canary_shares=(0.5,), canary_exchanges=3, audit_share=1.0, ceiling_share=0.5, poll_seconds=0.01
+)
 RECORDED = [Row(tuple(chat(f"question {n}")), ("billing", "shipping")[n % 2], None, "gpt-4o", None) for n in range(130)]
 TRUTH = {row.messages[-1]["content"]: row.answer or "" for row in RECORDED}
 
@@ -111,6 +113,8 @@ async def test_a_right_candidate_goes_from_shadow_to_live_and_a_later_fault_take
         proof = certificate_of(log, candidate.id)
         assert proof is not None
         assert proof["parity"]["lower"] > 0.95
+        assert proof["parity"]["ceiling"] == 1.0
+        assert 0 < proof["parity"]["measured"] < proof["parity"]["n"]
         insert(log, ["question 1"] * 3, answer="shipping", served_by=candidate.id)
         await loop.until_idle()
         assert now(log).stage == LIVE

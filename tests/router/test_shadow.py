@@ -365,7 +365,7 @@ async def test_what_the_judge_could_not_be_asked_is_compared_later(log: Log, eng
     assert verdicts(log) == {}
     asked = len(engine.asked)
     async with aiohttp.ClientSession() as session:  # And nobody is asked while it rests.
-        assert await shadow(log, session, candidates(log)[0], route_to("http://nobody"), 10, 1, judge) == 0
+        assert await shadow(log, session, candidates(log)[0], route_to("http://nobody"), 10, 1, judge=judge) == 0
     assert len(engine.asked) == asked
 
 

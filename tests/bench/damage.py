@@ -38,7 +38,7 @@ workers = 2
 [spool]
 rotate_seconds = 0.5
 [router]
-canary_share = 0.5
+canary_shares = [0.5]
 canary_exchanges = 10
 audit_share = {audit}
 [distiller]

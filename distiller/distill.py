@@ -22,15 +22,19 @@ from distiller.bundle import Bundle, seal
 from distiller.curate import Curation, Recorded, Split, curate, split
 from distiller.examples import Encoded, encode
 from distiller.generate import Generated, generate
+from distiller.scoring import Answered, Score, scoring
 from distiller.settings import DistillerSettings, Settings
 from distiller.train import Trained, TrainSettings, train
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from router.coverage import Threshold, choose_threshold
-from router.evaluators import EVALUATORS, choose_evaluator, normalise
+from router.evaluators import JUDGE, evaluator_for, known_labels
+from router.judging import judge_instead
 from router.ledger import charge
 from router.prompt import extra_lines, static_lines, student_messages
 from router.registry import register
+from router.said import Said
+from router.settings import TaskSettings
 
 GOLDEN = 8
 # Told what is being done, how far it is and of how much.
@@ -80,14 +84,23 @@ class _Data:
     holdout: Sequence[Recorded]
     static: frozenset[str]
     evaluator: str
+    declared: TaskSettings
     labels: tuple[str, ...]
 
 
 def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Distilled:
     """Distill one student for `task`; Refused when there is too little to learn from, with how much is missing."""
     started = time.perf_counter()
+    data = _dataset(log, task, settings)
+    with scoring(log, settings, task, data.evaluator, data.declared) as score:
+        score([_answered(data.train[-1], data.train[-1].answer)])  # Nobody trains for an hour to learn that it raises.
+        return _distill(log, settings, task, data, score, on_progress, started)
+
+
+def _distill(
+    log: Log, settings: Settings, task: str, data: _Data, score: Score, on_progress: Report, started: float
+) -> Distilled:
     options = settings.distiller
-    data = _dataset(log, task, options)
     on_progress(f"base model {options.base}", 0, 1)
     base = resolve_base(options.base, settings.folder / "bases")
     encoded, left_out = _encoded(base, data, options)
@@ -100,9 +113,9 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
         answers = generate(
             base, adapter, _student_prompts(data), limit, _threads(options), lambda i, n: on_progress("holdout", i, n)
         )
-        verdicts = _verdicts(data, answers)
+        verdicts = _verdicts(data, answers, score)
         threshold = _threshold(answers, verdicts, settings.router.margin)
-        holdout = _holdout(base, data, options, verdicts, limit, on_progress)
+        holdout = _holdout(base, data, options, verdicts, limit, score, on_progress)
         card = _card(data, answers, base, limit)
         manifest = {
             "task": task, "snapshot": data.snapshot, "base": options.base, "base_sha256": base_identity(base),
@@ -128,7 +141,8 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
     )
 
 
-def _dataset(log: Log, task: str, options: DistillerSettings) -> _Data:
+def _dataset(log: Log, task: str, settings: Settings) -> _Data:
+    options, declared = settings.distiller, settings.router.tasks.get(task, TaskSettings())
     snapshot = log.snapshot()
     rows = [_recorded(*row) for row in log.query(_ROWS.format(version=snapshot), [task, options.max_rows])]
     if not rows:
@@ -141,7 +155,9 @@ def _dataset(log: Log, task: str, options: DistillerSettings) -> _Data:
         )
     parts: Split = split(curation.kept, min(options.holdout, len(curation.kept) // 5))
     answers = [row.answer for row in parts.train]
-    evaluator = choose_evaluator(answers)
+    evaluator = judge_instead(evaluator_for(declared, [Said(answer) for answer in answers]), settings.judge)
+    if evaluator == "tools":
+        raise Refused(f"task {task!r} is declared to call tools, and students answer in text: drop its evaluator")
     return _Data(
         snapshot=snapshot,
         read=len(rows),
@@ -150,17 +166,19 @@ def _dataset(log: Log, task: str, options: DistillerSettings) -> _Data:
         holdout=parts.holdout,
         static=static_lines([row.messages for row in parts.train]),
         evaluator=evaluator,
-        labels=tuple(sorted({normalise(answer) for answer in answers})) if evaluator == "label" else (),
+        declared=declared,
+        labels=known_labels(answers, declared.aliases) if evaluator == "label" else (),
     )
 
 
 def _recorded(
     identity: str, ts: Any, request: str, answer: str, status: int, partial: bool, finish: str | None, calls: bool
 ) -> Recorded:
-    messages = tuple(json.loads(request)["messages"])
+    body = json.loads(request)
+    messages = tuple(body["messages"])
     # A later turn of the same conversation repeats its opening; a single turn has nothing to keep together.
     opening = json.dumps(messages[: _first_user(messages) + 1]) if len(messages) > 2 else None
-    return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening)
+    return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening, body)
 
 
 def _first_user(messages: Sequence[Mapping[str, Any]]) -> int:
@@ -219,12 +237,16 @@ def _student_prompts(data: _Data) -> list[list[dict[str, str]]]:
     return [student_messages(row.messages, data.static) for row in data.holdout]
 
 
-def _verdicts(data: _Data, answers: Sequence[Generated]) -> list[float]:
-    score = EVALUATORS[data.evaluator]
-    return [
-        score(row.answer, answer.text) if answer.finished else 0.0
-        for row, answer in zip(data.holdout, answers, strict=True)
-    ]
+def _verdicts(data: _Data, answers: Sequence[Generated], score: Score) -> list[float]:
+    """An answer that did not end is wrong, and nobody is asked about it."""
+    texts = [answer.text if answer.finished else None for answer in answers]
+    ended = [(row, text) for row, text in zip(data.holdout, texts, strict=True) if text is not None]
+    scores = iter(score([_answered(row, text) for row, text in ended]))
+    return [0.0 if text is None else next(scores) for text in texts]
+
+
+def _answered(row: Recorded, text: str) -> Answered:
+    return Answered(row.exchange_id, row.request, row.answer, text)
 
 
 def _threshold(answers: Sequence[Generated], verdicts: Sequence[float], margin: float) -> Threshold | None:
@@ -239,6 +261,7 @@ def _holdout(
     options: DistillerSettings,
     verdicts: Sequence[float],
     limit: int,
+    score: Score,
     on_progress: Report,
 ) -> Holdout:
     """The student beside the untuned base, which gets the whole instructions, and the most common answer."""
@@ -247,14 +270,14 @@ def _holdout(
     untuned = generate(
         base, None, whole, limit, _threads(options), lambda i, n: on_progress("untuned base as control", i, n)
     )
-    score = EVALUATORS[data.evaluator]
     common = Counter(row.answer for row in data.train).most_common(1)[0][0]
+    held = rows if data.evaluator == JUDGE else data.holdout  # A judge is paid for each, and free text has no majority.
     return Holdout(
         rows=len(verdicts),
         student=_mean(verdicts),
-        base=_mean([score(row.answer, answer.text) for row, answer in zip(rows, untuned, strict=True)]),
+        base=_mean(score([_answered(row, answer.text) for row, answer in zip(rows, untuned, strict=True)])),
         base_rows=len(rows),
-        majority=_mean([score(row.answer, common) for row in data.holdout]),
+        majority=_mean(score([_answered(row, common) for row in held])),
     )
 
 
@@ -263,7 +286,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _card(data: _Data, answers: Sequence[Generated], base: Path, limit: int) -> dict[str, Any]:
-    """What serving needs to know of the student, golden prompts included."""
+    """What serving and judging need to know of the student, golden prompts and what was declared included."""
     golden = [
         {"messages": prompt, "text": answer.text}
         for prompt, answer in zip(_student_prompts(data), answers, strict=True)
@@ -276,6 +299,8 @@ def _card(data: _Data, answers: Sequence[Generated], base: Path, limit: int) -> 
         "static": sorted(data.static),
         "extra_lines": max(extra_lines(row.messages, data.static) for row in [*data.train, *data.holdout]),
         "labels": list(data.labels),
+        "aliases": data.declared.aliases,
+        "sets": list(data.declared.sets),
         "max_tokens": limit,
         "data_until": max(row.ts for row in [*data.train, *data.holdout]).isoformat(),
         "golden": golden,

@@ -49,7 +49,8 @@ _PATIENCE = 120.0  # seconds for workers to close their segments and the control
 _BREATH = 0.2
 _AT_ONCE = 1000  # rows held while looking through the log
 _UNLINK = (
-    "UPDATE verdicts SET answer = NULL {among} AND answer IS NOT NULL",
+    "UPDATE verdicts SET answer = NULL, yardstick_answer = NULL {among} "
+    "AND (answer IS NOT NULL OR yardstick_answer IS NOT NULL)",
     "UPDATE verdicts SET exchange = fresh {among}",
     # A teacher's charge has its exchange's id for its own.
     "UPDATE spend SET exchange = fresh, id = uuid()::VARCHAR {among}",

@@ -16,7 +16,8 @@ from proxy.settings import (
     parse,
     read_toml,
 )
-from router.settings import MoneySettings, RouterSettings
+from router.evaluators import check_declared
+from router.settings import JudgeSettings, MoneySettings, RouterSettings
 
 DEFAULT_FILE = "stillroom.toml"
 
@@ -68,6 +69,7 @@ class Settings:
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     router: RouterSettings = field(default_factory=RouterSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
     money: MoneySettings = field(default_factory=MoneySettings)
     distiller: DistillerSettings = field(default_factory=DistillerSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
@@ -147,15 +149,22 @@ def _check(settings: Settings) -> None:
     steps = settings.router.canary_shares
     if not steps or sorted(set(steps)) != list(steps) or steps[0] <= 0 or steps[-1] > 1:
         raise BadInput(f"router.canary_shares must be rising shares above 0, such as [0.01, 0.05], not {list(steps)}")
-    for name in ("holdback_share", "audit_share", "max_failures"):
+    for name in ("holdback_share", "audit_share", "ceiling_share", "max_failures"):
         if not 0 <= getattr(settings.router, name) <= 1:
             raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(settings.router, name)}")
     for name in ("max_slowdown", "cooldown_hours"):
         if not 0 <= getattr(settings.router, name) < float("inf"):
             raise BadInput(f"router.{name} must be 0 (off) or more, not {getattr(settings.router, name)}")
+    if settings.judge.concurrency < 1 or settings.judge.timeout <= 0:
+        raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
     for task, said in settings.router.tasks.items():
         if said.promote not in ("auto", "manual"):
             raise BadInput(f'router.tasks.{task}.promote must be "auto" or "manual", not {said.promote!r}')
+        if said.evaluator:
+            try:
+                check_declared(said, said.evaluator)
+            except BadInput as error:
+                raise BadInput(f"router.tasks.{task}: {error}") from None
     if settings.distiller.rank > settings.serving.max_lora_rank:
         raise BadInput(
             f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "

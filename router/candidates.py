@@ -19,6 +19,7 @@ from router.confidence import confidence
 from router.evaluators import well_formed
 from router.policy import Route
 from router.prompt import changed, student_messages
+from router.said import Said
 
 # What a narrow text student cannot do as the teacher would; such requests stay with the teacher.
 _TEACHER_ONLY = ("tools", "functions", "logprobs", "top_logprobs", "audio", "stop", "logit_bias", "web_search_options")
@@ -75,7 +76,7 @@ async def ask(session: aiohttp.ClientSession, route: Route, body: Mapping[str, A
 
 def check(route: Route, reply: Reply) -> None:
     """Refuse an answer that breaks the task's format or is less sure than what was certified: CandidateFailed."""
-    if not well_formed(route.evaluator, reply.text, frozenset(route.labels)):
+    if not well_formed(route.evaluator, Said(reply.text), frozenset(route.labels)):
         raise CandidateFailed(MALFORMED, reply.confidence)
     if route.threshold is not None and reply.confidence < route.threshold:
         raise CandidateFailed(UNSURE, reply.confidence)

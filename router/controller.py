@@ -16,13 +16,17 @@ from typing import Any
 import aiohttp
 import duckdb
 
-from proxy.errors import StillroomError, Unavailable
+from proxy.errors import BadInput, StillroomError, Unavailable
 from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.waiting import pause
+from router.ceiling import Ceiling
+from router.evaluators import JUDGE
+from router.judge import Judge
+from router.judging import Appointed
 from router.lifecycle import advance, publish, route
-from router.registry import RETIRED, Candidate, Watch
+from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
 from router.templates import changes
@@ -41,17 +45,26 @@ Served = Callable[[], Mapping[str, str]]
 class Controller:
     """Runs until told to stop; `served` says at any moment which candidates are ready at which URL."""
 
-    def __init__(self, log: Log, ingest: Ingest, settings: RouterSettings, policy: Path, served: Served) -> None:
-        """Hold the collaborators."""
+    def __init__(
+        self,
+        log: Log,
+        ingest: Ingest,
+        settings: RouterSettings,
+        policy: Path,
+        served: Served,
+        judge: Judge | None = None,
+    ) -> None:
+        """Hold the collaborators; without a `judge`, what only one can score waits."""
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served = policy, served
+        self._appointed = Appointed(log, judge)
         self._watch = Watch(log)
         self._changes: set[tuple[str, str]] = set()  # that were told
         self._looked_for_changes = -CHANGES_SECONDS
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
 
     async def run(self, stop: asyncio.Event, teacher: Upstream | None) -> None:
-        """Loop; `teacher` answers audits, None where Stillroom has no key of its own."""
+        """Loop; `teacher` answers audits and yardsticks, None where Stillroom has no key of its own."""
         publishing = asyncio.create_task(self._publish_changes(stop))
         async with aiohttp.ClientSession() as session:
             while not stop.is_set():
@@ -75,7 +88,10 @@ class Controller:
         busy = False
         for candidate in self._watch.now():
             if candidate.stage != RETIRED and candidate.id in served:
-                busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+                try:
+                    busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+                except BadInput as error:  # Such as of an operator's evaluator: other tasks must not wait for it.
+                    _log.error("%s of task %s is not judged: %s", candidate.id, candidate.task, error)
         if time.monotonic() - self._looked_for_changes >= CHANGES_SECONDS:
             self._looked_for_changes = time.monotonic()
             self.tell_changes()
@@ -92,10 +108,14 @@ class Controller:
         self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
     ) -> bool:
         asked = route(candidate, self._settings, url)
-        audited = 0
-        compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
+        judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
+        audited, at_once = 0, self._settings.shadow_concurrency
+        ceiling = None
+        if teacher is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
+            ceiling = Ceiling(teacher, self._settings.ceiling_share)
+        compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
         if teacher is not None:
-            audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH)
+            audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH, judge)
         reason = advance(self._log, candidate, self._settings)
         if reason:
             _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from proxy.errors import Refused
 from proxy.log import Log
-from router.evidence import audit, certificate, evidence, in_words
+from router.drift import Drift
+from router.evidence import audit, certificate, drift, evidence, in_words, pace
 from router.freezes import frozen, held
 from router.guardrails import Tried, failed, tried, troubled
+from router.judging import missing
 from router.parity import Parity
 from router.policy import Policy, Route, save_policy
 from router.registry import (
@@ -49,6 +51,13 @@ def fall(stage: str, shadowed: Parity, audited: Parity, done: Tried, settings: R
     return failed(done, stage) if over and done.failed > settings.max_failures * done.all else None
 
 
+def fell(found: Drift) -> str | None:
+    """The fall of the latest comparisons in words, if there is one."""
+    if not found.found:
+        return None
+    return f"agreement fell to {found.recent:.3f} over the last {found.since} comparisons: below {found.bar:.3f}"
+
+
 def rise(stage: str, share: float, shadowed: Parity, done: Tried, settings: RouterSettings) -> Step | None:
     """The next step up that this evidence allows, or None to stay; asked only where nothing calls for a fall."""
     if stage == SHADOW and shadowed.proven:
@@ -79,7 +88,7 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | N
     found, done = evidence(log, candidate), tried(log, candidate, settings.canary_exchanges)
     reason = fall(candidate.stage, found.parity, audit(log, candidate), done, settings)
     if reason is None and candidate.stage != SHADOW:
-        reason = troubled(log, candidate, done, settings)
+        reason = fell(drift(log, candidate)) or troubled(log, candidate, done, settings)
     if reason:
         return reason if move(log, candidate, RETIRED, reason) else None
     step = rise(candidate.stage, candidate.share, found.parity, done, settings)
@@ -169,8 +178,9 @@ def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[s
         "stage": candidate.stage,
         "since": candidate.since.isoformat(timespec="seconds"),
         "reason": candidate.reason,
-        "verdict": in_words(candidate, found),
+        "verdict": in_words(candidate, found, pace(log, candidate)),
         "evidence": asdict(found),
+        "missing": missing(log, candidate.id)[0],
         "tried": asdict(done),
         "share": candidate.share,
         "next": upcoming(candidate, found.parity, done, held(log, candidate, settings), settings),

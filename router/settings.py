@@ -34,11 +34,28 @@ class RouterSettings:
     cooldown_hours: float = 24.0
     holdback_share: float = 0.02
     audit_share: float = 0.05
+    ceiling_share: float = 0.1
     shadow_concurrency: int = 8
     candidate_timeout: float = 10.0
     candidate_concurrency: int = 8
     poll_seconds: float = 1.0
     tasks: dict[str, TaskSettings] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSettings:
+    """`[judge]`: who decides about free text; without a `model`, such answers must be the same to count.
+
+    `model` is named as litellm does, such as "openai/gpt-4o"; `url` is its api_base where that is not the provider's
+    own, with the /v1 of an OpenAI-compatible server; `key_env` names the variable with its key, empty: the provider's
+    own variable, and no key at all for a `url`. `timeout` is in seconds a question.
+    """
+
+    model: str = ""
+    url: str = ""
+    key_env: str = ""
+    timeout: float = 60.0
+    concurrency: int = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,14 @@ from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from router.registry import SHADOW, candidates
+from router.said import Said
+from router.scoring import scoring
+from router.settings import JudgeSettings, RouterSettings, TaskSettings
 from tests.distiller.toy import build_toy
+from tests.judges import Judges
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert
+from tests.servers import serving
 
 ANSWERS = {"red": "stop", "amber": "wait", "green": "go"}
 
@@ -52,6 +58,32 @@ def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) 
     assert not list((tmp_path / "students").glob(".making-*"))
 
 
+def test_what_is_declared_of_the_task_is_frozen_with_the_student(log: Log, tmp_path: Path) -> None:
+    declared = RouterSettings(tasks={TASK: TaskSettings(aliases={"Halt": "stop"})})
+    distill(log, replace(settings(tmp_path), router=declared), TASK, lambda *_: None)
+    (candidate,) = candidates(log)
+    assert (candidate.evaluator, candidate.card["aliases"], candidate.card["sets"]) == ("label", {"Halt": "stop"}, [])
+    assert candidate.card["labels"] == ["go", "halt", "stop", "wait"]
+    assert scoring(candidate)({}, Said("stop"), Said("halt.")) == 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "error", "said"),
+    [
+        (TaskSettings(evaluator="math:sqrt"), BadInput, "evaluator math:sqrt raised TypeError"),
+        (TaskSettings(sets=("items",)), BadInput, 'sets are for the evaluator "json", not "label"'),
+        (TaskSettings(evaluator="tools"), Refused, "students answer in text"),
+    ],
+)  # fmt: skip
+def test_what_cannot_score_is_said_before_training(
+    log: Log, tmp_path: Path, declared: TaskSettings, error: type[Exception], said: str
+) -> None:
+    told = replace(settings(tmp_path), router=RouterSettings(tasks={TASK: declared}))
+    with pytest.raises(error, match=said):
+        distill(log, told, TASK, lambda *_: None)
+    assert not (tmp_path / "students").exists()
+
+
 def test_the_same_data_gives_the_same_student(log: Log, tmp_path: Path) -> None:
     first = distill(log, settings(tmp_path), TASK, lambda *_: None)
     second = distill(log, settings(tmp_path), TASK, lambda *_: None)
@@ -67,3 +99,17 @@ def test_too_little_to_learn_from_says_how_much_is_missing(log: Log, tmp_path: P
 def test_an_unknown_task_is_said(log: Log, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="stillroom tasks"):
         distill(log, Settings(home=str(tmp_path)), "nothing", lambda *_: None)
+
+
+def test_free_text_is_judged_and_the_student_waits_for_the_judge_in_shadow(tmp_path: Path) -> None:
+    log = migrated(tmp_path)
+    right = {f"lamp {n} is red": f"lamp {n} is red. stop now, lamp {n}." for n in range(120)}
+    for text, answer in right.items():
+        insert(log, [text], answer)
+    with serving(Judges(right).app()) as url:
+        given = replace(settings(tmp_path), judge=JudgeSettings("openai/perfect", url))
+        done = distill(log, given, TASK, lambda *_: None)
+    (candidate,) = candidates(log)
+    assert (done.evaluator, candidate.evaluator, candidate.card["labels"]) == ("judge", "judge", [])
+    assert log.query("SELECT count(*) FROM judges") == [(1,)]
+    assert log.query("SELECT count(*) > 1, count(usd) FROM spend WHERE kind = 'judge'") == [(True, 0)]

@@ -42,7 +42,7 @@ def ten_dollars(model: str | None, prompt: int | None, cached: int | None, compl
     return 10.0 if model == "gpt-4o" and prompt and completion else None
 
 
-def insert(log: Log, texts: Sequence[str], answer: str = "billing", **columns: Any) -> list[str]:
+def insert(log: Log, texts: Sequence[str], answer: str | None = "billing", **columns: Any) -> list[str]:
     """One exchange a text, each answered the same; returns their ids."""
     rows = [
         {

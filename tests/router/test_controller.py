@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,13 @@ from proxy.spool import SpoolWriter
 from proxy.traffic_file import Row
 from proxy.upstream import Teacher
 from router.controller import Controller, only_one
+from router.judge import Judge, Message, Spoken
+from router.judging import judges_of
 from router.lifecycle import publish
 from router.policy import Policy, load_policy
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, certificate_of, move
 from router.settings import RouterSettings
+from tests.judges import Judges
 from tests.router.conftest import PATH, TASK, Engine, chat, insert, known, now
 from tests.servers import serving
 
@@ -240,6 +243,19 @@ async def test_a_stop_does_not_wait_for_the_comparisons_under_way(
         assert log.query("SELECT count(*) FROM exchanges") == [(len(RECORDED),)]
 
 
+async def test_an_evaluator_that_is_gone_stops_its_own_task_only(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known(log, "student-2", task="a task before", evaluator="gone_since:judge")
+    known(log)
+    engine.say = lambda text: (TRUTH[text], 0.95)
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        loop.teacher_answers()
+        assert await loop.controller.round(loop.session, loop.teacher)
+    assert log.query("SELECT DISTINCT candidate FROM verdicts") == [("student-1",)]
+    assert "student-2 of task a task before is not judged: evaluator gone_since:judge" in caplog.text
+
+
 def test_there_is_one_controller_per_home(tmp_path: Path) -> None:
     with only_one(tmp_path / "home"):
         with pytest.raises(Unavailable, match="another controller works on"), only_one(tmp_path / "home"):
@@ -248,3 +264,26 @@ def test_there_is_one_controller_per_home(tmp_path: Path) -> None:
             pass
     with only_one(tmp_path / "home"):
         pass
+
+
+@pytest.mark.parametrize(("way", "stage"), [("perfect", CANARY), ("always-a", SHADOW)])
+async def test_what_a_judge_has_to_score_waits_for_one_that_is_fit(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path, way: str, stage: str
+) -> None:
+    judges = Judges(TRUTH)
+
+    async def ask(messages: Sequence[Message]) -> Spoken:
+        return Spoken(judges.say(way, [dict(message) for message in messages]), 0.5)
+
+    engine.say = lambda text: (TRUTH[text].title(), 0.95)
+    known(log, evaluator="judge")
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        judge = Judge(f"test/{way}", ask)
+        loop.controller = Controller(log, ingest, SETTINGS, loop.policy, lambda: loop.served, judge)
+        loop.teacher_answers()
+        await loop.until_idle()
+    assert now(log).stage == stage
+    verdicts = log.query("SELECT count(*) > 0, count(*) FILTER (verdict < 1) FROM verdicts")
+    assert verdicts == [(way == "perfect", 0)]
+    assert judges_of(log, "student-1") == (["test/perfect"] if way == "perfect" else [])
+    assert log.query("SELECT count(*) FROM judges") == [(1,)]

@@ -57,7 +57,7 @@ def promote(arguments: argparse.Namespace) -> int:
     candidate = run(log, arguments.task, settings.router)
     republish(log, settings)
     moved = {"candidate": candidate.id, "stage": candidate.stage, "share": candidate.share}
-    return show(arguments, moved, sentence("{candidate} is now: {stage}, with {share:.3g} of the conversations"))
+    return show(arguments, moved, sentence("{candidate} is now: {stage}, with {share:.1%} of the conversations"))
 
 
 def freeze(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,8 @@ from router.settings import RouterSettings
 
 # Tries the guardrails look back on: enough to see a rate, few enough that a student which breaks late is seen soon.
 GUARDED = 200
-# Chance that one such window retires a candidate that is just good enough; every exchange is a new look.
+# Chance that one such window retires a candidate that is just good enough; every exchange is a new look. It supposes
+# answers that do not depend on each other: a minute in which all are slow counts as what it looks like.
 GUARD_ALPHA = 1e-6
 # The share of the others' answers that counts as extreme: the teacher's slowest, the candidate's own longest in shadow.
 SLOWEST, LONGEST = 0.05, 0.01

@@ -51,6 +51,7 @@ def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) 
     (candidate,) = candidates(log)
     assert (candidate.id, candidate.stage, candidate.evaluator) == (done.bundle.id, SHADOW, "label")
     assert candidate.card["labels"] == ["go", "stop", "wait"]
+    assert candidate.card["extra_lines"] == 0
     lineage = json.loads((done.bundle.path / "lineage.json").read_text())
     assert len(lineage["exchanges"]) == 120
     assert log.query("SELECT kind, unit, usd FROM spend WHERE kind = 'training'") == [("training", "hour", 0.0)]

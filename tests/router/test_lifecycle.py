@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import BadInput, Refused
@@ -339,6 +339,12 @@ def happens(log: Log, task: str, event: str) -> None:
 
 
 @settings(max_examples=15, deadline=None)
+@example(
+    events=["agree", "advance", "serve", "advance", "serve", "freeze", "advance", "roll", "next", "agree", "promote"]
+)
+@example(
+    events=["agree", *["promote"] * 4, "next", "agree", "agree", "advance", "refute", "advance", "promote", "advance"]
+)
 @given(events=st.lists(EVENTS, min_size=4, max_size=12))
 def test_whatever_happens_nobody_answers_without_a_certificate_and_steps_keep_their_order(
     shared: Log, events: list[str]

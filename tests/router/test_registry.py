@@ -84,3 +84,20 @@ def test_a_watch_sees_every_change(log: Log) -> None:
     move(log, candidate, RETIRED, "a test")
     assert [found.stage for found in watch.now()] == [RETIRED]
     assert watch.now() is watch.now()
+
+
+def test_a_transition_of_before_shares_were_kept_has_the_share_of_then(log: Log) -> None:
+    move(log, known(log), CANARY, "proved", {"n": 90}, 0.3)
+    log.query("UPDATE transitions SET share = NULL")
+    assert now(log).share == 0.1
+    assert move(log, now(log), LIVE, "went well")
+    log.query("UPDATE transitions SET share = NULL")
+    assert now(log).share == 1.0
+
+
+def test_only_a_canary_is_given_a_share(log: Log) -> None:
+    shares = []
+    for stage in (CANARY, LIVE, RETIRED):
+        assert move(log, now(log) if shares else known(log), stage, "for the test", share=0.3)
+        shares.append(now(log).share)
+    assert shares == [0.3, 1.0, 0.0]

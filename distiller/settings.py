@@ -103,6 +103,11 @@ class Settings:
         return self.folder / "tenant.salt"
 
     @property
+    def certificate_key(self) -> Path:
+        """What certificates are signed with; a secret."""
+        return self.folder / "certificate.key"
+
+    @property
     def metrics(self) -> Path:
         """The workers' counters."""
         return self.folder / "state" / "metrics"
@@ -144,6 +149,11 @@ def _check(settings: Settings) -> None:
     for name, value in shares.items():
         if not 0 < value < 1:
             raise BadInput(f"router.{name} must lie between 0 and 1, for example 0.05, not {value}")
+    if not 0 <= settings.router.slice_floor < 1 - settings.router.margin:
+        raise BadInput(
+            f"router.slice_floor must lie between 0 and 1 - router.margin, for example 0.1, "
+            f"not {settings.router.slice_floor}"
+        )
     for name in ("canary_share", "audit_share", "max_failures"):
         if not 0 <= getattr(settings.router, name) <= 1:
             raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(settings.router, name)}")

@@ -24,6 +24,7 @@ class RouterSettings:
 
     margin: float = 0.05
     alpha: float = 0.05
+    slice_floor: float = 0.1
     canary_share: float = 0.1
     canary_exchanges: int = 50
     max_failures: float = 0.05

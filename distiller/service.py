@@ -41,6 +41,7 @@ from router.controller import Controller, only_one
 from router.ledger import charge
 from router.prices import cost, price_map
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, Watch
+from router.signing import signed
 
 if TYPE_CHECKING:  # An extra: not everybody has it.
     from proxy.tracing import Tracing
@@ -83,7 +84,8 @@ async def _work(settings: Settings, config: Path | None, seen: _Seen, stop: asyn
         log, settings.spool_folder, spool.keep_days, partial(cost, prices), estimator(), spool.min_free_mb << 20
     )
     service = _Service(log, settings, config)
-    controller = Controller(log, ingest, settings.router, settings.policy, service.served)
+    sign = partial(signed, key_file=settings.certificate_key)
+    controller = Controller(log, ingest, settings.router, settings.policy, service.served, sign)
     seen.now = lambda: replace(service.seen, ingested=ingest.ingested, last_round=controller.last_round)
     async with AsyncExitStack() as stack:
         teacher: Upstream | None = None

@@ -72,9 +72,7 @@ def certificate(log: Log, candidate: Candidate, floor: float) -> dict[str, Any]:
     }
 
 
-def findings(
-    log: Log, compared: Sequence[Comparison], margin: float, alpha: float, floor: float
-) -> dict[str, Any]:
+def findings(log: Log, compared: Sequence[Comparison], margin: float, alpha: float, floor: float) -> dict[str, Any]:
     """The part of the document that follows from the verdicts, as plain JSON values."""
     covered = [one for one in compared if one.covered]
     scores = [one.verdict for one in covered]
@@ -102,9 +100,7 @@ def findings(
     return plain
 
 
-def comparisons(
-    log: Log, candidate: str, *, snapshot: int | None = None, until: str | None = None
-) -> list[Comparison]:
+def comparisons(log: Log, candidate: str, *, snapshot: int | None = None, until: str | None = None) -> list[Comparison]:
     """Shadow verdicts in the order in which they were reached: of a snapshot of the log, or up to a verdict's id."""
     version = "" if snapshot is None else f"AT (VERSION => {snapshot:d})"
     rows = log.query(
@@ -185,9 +181,7 @@ def _path(scores: Sequence[float], alpha: float) -> dict[str, Any]:
     return {"step": step / 2, "points": [[position + 1, *bounds[position].tolist()] for position in kept]}
 
 
-def _slices(
-    log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha: float, floor: float
-) -> dict[str, Any]:
+def _slices(log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha: float, floor: float) -> dict[str, Any]:
     found = slices(log, judged, margin, alpha, floor)
     tenants = [one.value for one in found.table if one.facet == "tenant"]
     table = [

@@ -21,7 +21,8 @@ from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.waiting import pause
-from router.lifecycle import advance, publish, route
+from router.certificate import Sign
+from router.lifecycle import advance, publish, route, unsigned
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
@@ -39,10 +40,12 @@ Served = Callable[[], Mapping[str, str]]
 class Controller:
     """Runs until told to stop; `served` says at any moment which candidates are ready at which URL."""
 
-    def __init__(self, log: Log, ingest: Ingest, settings: RouterSettings, policy: Path, served: Served) -> None:
-        """Hold the collaborators."""
+    def __init__(
+        self, log: Log, ingest: Ingest, settings: RouterSettings, policy: Path, served: Served, sign: Sign = unsigned
+    ) -> None:
+        """Hold the collaborators; `sign` is for certificates."""
         self._log, self._ingest, self._settings = log, ingest, settings
-        self._policy, self._served = policy, served
+        self._policy, self._served, self._sign = policy, served, sign
         self._watch = Watch(log)
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
 
@@ -83,7 +86,7 @@ class Controller:
             compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
         if teacher is not None:
             audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH)
-        reason = advance(self._log, candidate, self._settings)
+        reason = advance(self._log, candidate, self._settings, self._sign)
         if reason:
             _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)
             self._publish()

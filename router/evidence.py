@@ -1,13 +1,10 @@
-"""Owns what the verdicts say: parity of the certified part, its coverage, and the certificate that stores both.
+"""Owns what the verdicts say: parity of the certified part, and its coverage.
 
 The certified thing is the policy "candidate where it is sure enough, teacher below": only covered verdicts enter the
 parity test, and the threshold was fixed before the first of them. Must not act; `router.lifecycle` does.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import dataclass
 
 from proxy.log import Log
 from router.coverage import coverage_interval
@@ -51,28 +48,6 @@ def audit(log: Log, candidate: Candidate) -> Parity:
         "SELECT verdict FROM verdicts WHERE candidate = ? AND kind = 'audit' AND covered ORDER BY id", [candidate.id]
     )
     return parity([row[0] for row in rows], candidate.margin, candidate.alpha)
-
-
-def certificate(log: Log, candidate: Candidate, found: Evidence) -> Mapping[str, Any]:
-    """The stored proof: everything needed to compute it again from the verdicts at this snapshot."""
-    return {
-        "task": candidate.task,
-        "candidate": candidate.id,
-        "issued_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "claim": (
-            f"where it answers, {candidate.id} agrees with the teacher on at least {100 * (1 - candidate.margin):g} % "
-            f"of the task, with error rate {candidate.alpha:g} however often this is looked at"
-        ),
-        "evaluator": candidate.evaluator,
-        "threshold": candidate.threshold,
-        "ordinal": candidate.ordinal,
-        "training_snapshot": candidate.snapshot,
-        "verdict_snapshot": log.snapshot(),
-        "parity": asdict(found.parity),
-        "shadowed": found.shadowed,
-        "coverage": found.coverage,
-        "coverage_interval": [found.coverage_low, found.coverage_high],
-    }
 
 
 def in_words(candidate: Candidate, found: Evidence) -> str:

@@ -7,13 +7,15 @@ import fcntl
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import binom
 
 from proxy.errors import Refused
 from proxy.log import Log
 from router.candidates import UNREACHABLE, UNSURE
-from router.evidence import Evidence, audit, certificate, evidence, in_words
+from router.certificate import Sign, certificate
+from router.evidence import Evidence, audit, evidence, in_words
 from router.parity import Parity
 from router.policy import Policy, Route, save_policy
 from router.registry import (
@@ -28,6 +30,7 @@ from router.registry import (
     newest,
 )  # fmt: skip
 from router.settings import RouterSettings
+from router.slices import lagging
 
 # Tries the guardrail looks back on: enough to see a rate, few enough that a student which breaks late is seen soon.
 GUARDED = 200
@@ -72,7 +75,12 @@ def failing(tried: Tried, most: float) -> bool:
     return bool(binom.sf(tried.failed - 1, tried.all, most) < GUARD_ALPHA)
 
 
-def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | None:
+def unsigned(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Signs nothing: nobody vouches for such a certificate, and `stillroom verify` says so."""
+    return document
+
+
+def advance(log: Log, candidate: Candidate, settings: RouterSettings, sign: Sign = unsigned) -> str | None:
     """Move one candidate on where its evidence says so; returns the reason when it moved."""
     if candidate.stage == RETIRED:
         return None
@@ -81,7 +89,9 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | N
     if step is None:
         return None
     stage, reason = step
-    proof = certificate(log, candidate, found) if stage == CANARY else None
+    if stage == CANARY and lagging(log, candidate, settings.slice_floor):
+        return None
+    proof = sign(certificate(log, candidate, settings.slice_floor)) if stage == CANARY else None
     if not move(log, candidate, stage, reason, proof):
         return None
     if stage == CANARY:
@@ -89,13 +99,16 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | N
     return reason
 
 
-def promote(log: Log, task: str) -> tuple[Candidate, str]:
+def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned) -> tuple[Candidate, str]:
     """Take the task's newest candidate one stage on; Refused where there is no certificate for it."""
     candidate = newest(log, task)
     found = evidence(log, candidate)
     if candidate.stage == LIVE:
         return candidate, "already live"
-    proof = certificate_of(log, candidate.id) or (certificate(log, candidate, found) if found.parity.proven else None)
+    if found.parity.proven and (late := lagging(log, candidate, settings.slice_floor)):
+        raise Refused(late)
+    fresh = found.parity.proven and not certificate_of(log, candidate.id)
+    proof = sign(certificate(log, candidate, settings.slice_floor)) if fresh else certificate_of(log, candidate.id)
     if proof is None:
         raise Refused(f"no promotion without a certificate: {in_words(candidate, found)}")
     if audit(log, candidate).refuted:
@@ -153,13 +166,15 @@ def route(candidate: Candidate, settings: RouterSettings, url: str) -> Route:
 def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[str, object]:
     """One candidate as `stillroom status` shows it."""
     found: Evidence = evidence(log, candidate)
+    proved_in_shadow = found.parity.proven and candidate.stage == SHADOW
+    late = lagging(log, candidate, settings.slice_floor) if proved_in_shadow else None
     return {
         "task": candidate.task,
         "candidate": candidate.id,
         "stage": candidate.stage,
         "since": candidate.since.isoformat(timespec="seconds"),
         "reason": candidate.reason,
-        "verdict": in_words(candidate, found),
+        "verdict": late or in_words(candidate, found),
         "evidence": asdict(found),
         "tried": asdict(_tried(log, candidate, settings)),
     }

@@ -93,5 +93,7 @@ def _read(path: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
-        raise BadInput(f"{path} holds no Ed25519 key: put back a copy, or delete it; older certificates are then foreign")
+        raise BadInput(
+            f"{path} holds no Ed25519 key: put back a copy, or delete it; older certificates are then foreign"
+        )
     return key

@@ -68,10 +68,8 @@ class Slices:
     gone: int
 
 
-def slices(
-    log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha: float, floor: float
-) -> Slices:
-    """Slices of verdicts in the order in which they were reached, as (exchange, verdict); `floor` in [0, 1 - margin)."""
+def slices(log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha: float, floor: float) -> Slices:
+    """Slices of verdicts, as (exchange, verdict) in the order in which they were reached; `floor` in [0, 1 - margin)."""
     known = _facets_of(log, [exchange for exchange, _ in judged])
     groups: dict[tuple[str, str], list[float]] = {}
     for facet in FACETS:
@@ -90,7 +88,7 @@ def behind(found: Iterable[Slice]) -> list[Slice]:
     return sorted((one for one in found if one.behind), key=lambda one: one.upper)
 
 
-def held_back(log: Log, candidate: Candidate, floor: float) -> str | None:
+def lagging(log: Log, candidate: Candidate, floor: float) -> str | None:
     """Why this candidate must not be promoted, in words, or None."""
     judged = log.query(
         "SELECT exchange, verdict FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered ORDER BY id",

@@ -13,7 +13,7 @@ from router.certificate import Comparison, comparisons, examples, findings
 from router.evidence import audit, evidence
 from router.registry import RETIRED, Candidate, candidates
 from router.signing import BROKEN, FINE, FOREIGN, UNSIGNED, examine
-from router.slices import held_back
+from router.slices import lagging
 
 _SIGNATURE = {
     FINE: "sound, by the key of this installation",
@@ -80,7 +80,9 @@ def _recomputed(log: Log, document: Mapping[str, Any], floor: float) -> Iterator
         yield _same_examples(examples(log, document), document["examples"]["quoted"])
     late = [one for one in sliced["table"] if one["behind"]]
     held = p["proven"] and not late
-    yield Line("then", held, f"lower bound {p['lower']:.4f} on {p['n']}, needed {1 - p['margin']:g}; {len(late)} slices behind")
+    yield Line(
+        "then", held, f"lower bound {p['lower']:.4f} on {p['n']}, needed {1 - p['margin']:g}; {len(late)} slices behind"
+    )
     yield from _now(log, candidate, floor)
 
 
@@ -124,7 +126,9 @@ def _same_examples(again: list[Any], said: list[Any]) -> Line:
     if any(one != now for one, now in there):
         return Line("examples", False, "differ from what the log has")
     gone = len(said) - len(there)
-    return Line("examples", None, f"{gone} of {len(said)} are gone") if gone else Line("examples", True, "as in the log")
+    return (
+        Line("examples", None, f"{gone} of {len(said)} are gone") if gone else Line("examples", True, "as in the log")
+    )
 
 
 def _now(log: Log, candidate: Candidate, floor: float) -> Iterator[Line]:
@@ -132,7 +136,7 @@ def _now(log: Log, candidate: Candidate, floor: float) -> Iterator[Line]:
     yield Line("now", found.proven, f"lower bound {found.lower:.4f} on {found.n} verdicts of shadow")
     since = f"upper bound {audited.upper:.4f} on {audited.n} verdicts since its promotion"
     yield Line("audits", not audited.refuted, since if audited.n else "none yet")
-    late = held_back(log, candidate, floor)
+    late = lagging(log, candidate, floor)
     yield Line("slices now", late is None, late or "none far behind")
     stage = f"{candidate.stage}: {candidate.reason}"
     yield Line("stage", candidate.stage != RETIRED, stage)

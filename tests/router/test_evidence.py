@@ -1,10 +1,9 @@
-import json
 import re
 
 import pytest
 
 from proxy.log import Log
-from router.evidence import audit, certificate, evidence, in_words
+from router.evidence import audit, evidence, in_words
 from router.parity import parity
 from tests.router.conftest import judged, known
 
@@ -48,29 +47,6 @@ def test_audits_are_judged_apart(log: Log) -> None:
     judged(log, candidate, [0.0] * 40, kind="audit")
     assert audit(log, candidate).refuted
     assert evidence(log, candidate).parity.proven
-
-
-def test_a_certificate_can_be_computed_again_from_the_verdicts_of_its_snapshot(log: Log) -> None:
-    candidate = known(log, margin=0.1)
-    judged(log, candidate, [1.0] * 120)
-    proof = json.loads(json.dumps(certificate(log, candidate, evidence(log, candidate))))
-    judged(log, candidate, [0.0] * 300)  # What came later is not part of the proof.
-    rows = log.query(
-        f"SELECT verdict FROM verdicts AT (VERSION => {proof['verdict_snapshot']}) "
-        "WHERE candidate = ? AND kind = 'shadow' AND covered ORDER BY exchange",
-        [proof["candidate"]],
-    )
-    again = parity([row[0] for row in rows], proof["parity"]["margin"], proof["parity"]["alpha"])
-    assert proof["parity"] == {name: getattr(again, name) for name in again.__slots__}
-    assert again.proven
-    assert (proof["ordinal"], proof["training_snapshot"], proof["threshold"]) == (1, 3, 0.5)
-    assert (proof["shadowed"], proof["coverage"]) == (120, 1.0)
-
-
-@pytest.mark.parametrize(("margin", "claimed"), [(0.05, "95 %"), (0.025, "97.5 %"), (0.1, "90 %")])
-def test_a_certificate_claims_no_more_than_was_tested(log: Log, margin: float, claimed: str) -> None:
-    candidate = known(log, margin=margin)
-    assert f"at least {claimed} of the task" in certificate(log, candidate, evidence(log, candidate))["claim"]
 
 
 @pytest.mark.parametrize(

@@ -181,13 +181,13 @@ def test_audits_that_refute_retire_a_live_candidate(log: Log) -> None:
 def test_nothing_is_promoted_without_a_certificate(log: Log) -> None:
     judged(log, known(log), [1.0] * 10)
     with pytest.raises(Refused, match=r"no promotion without a certificate: not yet: .* more exchanges"):
-        promote(log, TASK)
+        promote(log, TASK, SETTINGS)
     assert now(log).stage == SHADOW
 
 
 def test_an_operator_promotes_what_is_proved_step_by_step(log: Log) -> None:
     judged(log, known(log), [1.0] * 200)
-    steps = [promote(log, TASK)[1] for _ in range(3)]
+    steps = [promote(log, TASK, SETTINGS)[1] for _ in range(3)]
     assert steps == [CANARY, LIVE, "already live"]
     assert (now(log).stage, now(log).reason) == (LIVE, "promoted by the operator")
     assert certificate_of(log, "student-1")
@@ -196,18 +196,18 @@ def test_an_operator_promotes_what_is_proved_step_by_step(log: Log) -> None:
 def test_a_promotion_retires_what_answered_before(log: Log) -> None:
     canary(log)
     judged(log, known(log, "student-2"), [1.0] * 300)
-    promote(log, TASK)
+    promote(log, TASK, SETTINGS)
     assert [one.stage for one in candidates(log)] == [RETIRED, CANARY]
 
 
 def test_what_was_rolled_back_may_be_promoted_again_but_not_what_audits_refuted(log: Log) -> None:
     candidate = canary(log)
     rollback(log, TASK, "by mistake")
-    assert promote(log, TASK)[1] == CANARY
+    assert promote(log, TASK, SETTINGS)[1] == CANARY
     judged(log, candidate, [0.0] * 60, kind="audit")
     advance(log, now(log), SETTINGS)
     with pytest.raises(Refused, match="audits refuted student-1"):
-        promote(log, TASK)
+        promote(log, TASK, SETTINGS)
     assert now(log).stage == RETIRED
 
 

@@ -69,7 +69,7 @@ class Slices:
 
 
 def slices(log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha: float, floor: float) -> Slices:
-    """Slices of verdicts, as (exchange, verdict) in the order in which they were reached; `floor` in [0, 1 - margin)."""
+    """Slices of verdicts, as (exchange, verdict) in the order they were reached in; `floor` in [0, 1 - margin)."""
     known = _facets_of(log, [exchange for exchange, _ in judged])
     groups: dict[tuple[str, str], list[float]] = {}
     for facet in FACETS:

@@ -26,13 +26,13 @@ def status(arguments: argparse.Namespace) -> int:
 
 def certificate(arguments: argparse.Namespace) -> int:
     """Print or write the certificate of a task's newest candidate."""
-    from proxy.errors import Refused
+    from proxy.errors import BadInput, Refused
     from proxy.files import put
-    from router.certificate import FORMAT, with_examples
+    from router.certificate import with_examples
     from router.certificate_page import page
     from router.evidence import evidence, in_words
     from router.registry import certificate_of, newest
-    from router.signing import signed
+    from router.signing import FINE, examine, signed
 
     settings = load_settings(arguments.config)
     log = opened_log(settings)
@@ -40,14 +40,17 @@ def certificate(arguments: argparse.Namespace) -> int:
     proof = certificate_of(log, candidate.id)
     if proof is None:
         raise Refused(f"{candidate.id} has no certificate: {in_words(candidate, evidence(log, candidate))}")
-    if proof.get("format") == FORMAT and not arguments.without_examples:
+    # Only what was signed here is signed again: one that was changed in the log, or an older one, stays as it is.
+    if examine(proof, settings.certificate_key) == FINE and not arguments.without_examples:
         proof = signed(with_examples(log, proof), settings.certificate_key)
     text = json.dumps(proof, indent=2)
-    written = [(arguments.output, f"{text}\n"), (arguments.html, page(proof))]
-    for file, content in written:
-        if file:
-            put(file, content)
-            print(f"{file} is written")
+    try:
+        if arguments.output:
+            put(arguments.output, f"{text}\n")
+        if arguments.html:
+            put(arguments.html, page(proof))
+    except OSError as error:
+        raise BadInput(f"the certificate cannot be written: {error}") from None
     if not (arguments.output or arguments.html):
         print(text)
     return 0

@@ -33,6 +33,7 @@ MOST = 12
 """Values told apart in one facet, by number of exchanges; the rest are one slice."""
 REST = "(all others)"
 NONE = "(none)"
+_AT_ONCE = 500  # requests held at a time
 _SAMPLE = 1000  # characters that language is told by
 _SCRIPTS = {"CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean"}
 # Function words that are frequent in one of these languages and rare in the others.
@@ -123,9 +124,12 @@ def facets(request: str, size: int, tenant: str | None) -> dict[str, str]:
 def language(text: str) -> str:
     """The script, and of Latin text the language where its commonest words tell: a light guess, for grouping only."""
     sample = text[-_SAMPLE:]  # The end is what this request is about.
-    letters = Counter(unicodedata.name(sign, "?").split()[0] for sign in sample if sign.isalpha())
-    if not letters:
+    signs = Counter(sign for sign in sample if sign.isalpha())
+    if not signs:
         return NONE
+    letters: Counter[str] = Counter()
+    for sign, count in signs.items():
+        letters[unicodedata.name(sign, "?").split()[0]] += count
     if letters["HIRAGANA"] + letters["KATAKANA"] > 0.1 * letters.total():  # Japanese is written with Chinese signs too.
         return "Japanese"
     script = letters.most_common(1)[0][0]
@@ -138,12 +142,15 @@ def language(text: str) -> str:
 
 
 def _facets_of(log: Log, exchanges: Sequence[str]) -> dict[str, dict[str, str]]:
-    rows = log.query(
+    found = {}
+    rows = log.connection.execute(
         "SELECT id, request, coalesce(request_bytes, strlen(request)), tenant FROM exchanges "
         "WHERE request IS NOT NULL AND id IN (SELECT unnest(CAST(? AS VARCHAR[])))",
         [list(exchanges)],
     )
-    return {identity: facets(request, size, tenant) for identity, request, size, tenant in rows}
+    while some := rows.fetchmany(_AT_ONCE):
+        found.update({identity: facets(request, size, tenant) for identity, request, size, tenant in some})
+    return found
 
 
 def _slice(key: tuple[str, str], verdicts: Sequence[float], margin: float, alpha: float) -> Slice:

@@ -96,6 +96,21 @@ def test_a_certificate_without_examples_quotes_nothing_and_verifies_too(config: 
     assert run(config, "verify", str(certified)) == 0
 
 
+def test_a_certificate_changed_in_the_log_is_not_signed_again(config: Path, certified: Path, log: Log) -> None:
+    log.query("UPDATE transitions SET certificate = replace(certificate, '0.05', '0.01')")
+    assert run(config, "certificate", TASK, "--output", str(certified)) == 0
+    assert "examples" not in json.loads(certified.read_text())
+    assert run(config, "verify", str(certified)) == 1
+
+
+def test_a_place_that_cannot_be_written_is_said(
+    config: Path, certified: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certified.mkdir(parents=True)
+    assert run(config, "certificate", TASK, "--output", str(certified)) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_a_certificate_that_was_changed_or_holds_no_more_is_said(
     config: Path, certified: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,12 +124,12 @@ def facets(request: str, size: int, tenant: str | None) -> dict[str, str]:
 def language(text: str) -> str:
     """The script, and of Latin text the language where its commonest words tell: a light guess, for grouping only."""
     sample = text[-_SAMPLE:]  # The end is what this request is about.
-    signs = Counter(sign for sign in sample if sign.isalpha())
-    if not signs:
-        return NONE
     letters: Counter[str] = Counter()
-    for sign, count in signs.items():
-        letters[unicodedata.name(sign, "?").split()[0]] += count
+    for sign, count in Counter(sample).items():
+        if sign.isalpha():
+            letters[unicodedata.name(sign, "?").split()[0]] += count
+    if not letters:
+        return NONE
     if letters["HIRAGANA"] + letters["KATAKANA"] > 0.1 * letters.total():  # Japanese is written with Chinese signs too.
         return "Japanese"
     script = letters.most_common(1)[0][0]

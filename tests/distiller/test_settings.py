@@ -35,6 +35,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
     [
         ("[proxy]\nprot = 1", "did you mean 'port'"),
         ("[router]\nmargin = 1.5", r"router\.margin must lie between 0 and 1"),
+        ("[router]\nslice_floor = 0.95", r"router\.slice_floor must lie between 0 and 1 - router\.margin"),
         ("[router]\ncanary_share = 2.0", r"router\.canary_share is a share"),
         ('[teacher]\nurl = "api.openai.com"', "must start with http"),
         ('[serving]\ndevice = "tpu"', "must be cpu or gpu"),

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,16 @@ def test_a_damaged_key_is_said_and_not_replaced(tmp_path: Path, content: bytes) 
     with pytest.raises(BadInput, match="holds no Ed25519 key"):
         signed(DOCUMENT, file)
     assert file.read_bytes() == content
+
+
+def test_who_comes_second_takes_the_key_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, first, sync = tmp_path / "key", [], os.fsync
+
+    def overtaken(fd: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)
+        first.append(public_key(operator_key(file)))  # While ours is written, another process has made its own.
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", overtaken)
+    assert [public_key(operator_key(file))] == first == [public_key(operator_key(file))]
+    assert [one.name for one in tmp_path.iterdir()] == ["key"]

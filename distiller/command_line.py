@@ -43,6 +43,12 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             made.add_argument("--reason", required=True, help="kept in the log")
         if name == "freeze":
             made.add_argument("--off", action="store_true", help="thaw it")
+        if name == "certificate":
+            made.add_argument("--output", type=Path, metavar="FILE", help="write the JSON here")
+            made.add_argument("--html", type=Path, metavar="FILE", help="write a page for reading here")
+            made.add_argument("--without-examples", action="store_true", help="quote no recorded traffic")
+    made = add("verify", "stillroom verify certificate.json", shared, scripted)
+    made.add_argument("file", type=Path, metavar="FILE", help="from `stillroom certificate TASK --output FILE`")
     made = add("keys", "stillroom keys create billing-bot --model gpt-4o --budget 50", shared, scripted)
     made.add_argument("action", choices=["create", "list", "revoke"])
     made.add_argument("name", metavar="NAME", nargs="?", help="who the key is for")

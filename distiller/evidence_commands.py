@@ -34,27 +34,64 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def certificate(arguments: argparse.Namespace) -> int:
-    """Print the certificate of a task's newest candidate."""
-    from proxy.errors import Refused
+    """Print or write the certificate of a task's newest candidate."""
+    from proxy.errors import BadInput, Refused
+    from proxy.files import put
+    from router.certificate import with_examples
+    from router.certificate_page import page
     from router.evidence import evidence, in_words
     from router.registry import certificate_of, newest
+    from router.signing import FINE, examine, signed
 
-    log = opened_log(load_settings(arguments.config))
+    settings = load_settings(arguments.config)
+    log = opened_log(settings)
     candidate = newest(log, arguments.task)
     proof = certificate_of(log, candidate.id)
     if proof is None:
         raise Refused(f"{candidate.id} has no certificate: {in_words(candidate, evidence(log, candidate))}")
-    print(json.dumps(proof, indent=2))
+    # Only what was signed here is signed again: one that was changed in the log, or an older one, stays as it is.
+    if examine(proof, settings.certificate_key) == FINE and not arguments.without_examples:
+        proof = signed(with_examples(log, proof), settings.certificate_key)
+    text = json.dumps(proof, indent=2)
+    try:
+        if arguments.output:
+            put(arguments.output, f"{text}\n")
+        if arguments.html:
+            put(arguments.html, page(proof))
+    except OSError as error:
+        raise BadInput(f"the certificate cannot be written: {error}") from None
+    if not (arguments.output or arguments.html):
+        print(text)
     return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Compute a certificate again from the log and say whether it still holds."""
+    from distiller.terminal import verification_table
+    from proxy.errors import BadInput
+    from router.certificate import read_certificate
+    from router.verification import verify as check
+
+    try:
+        document = read_certificate(arguments.file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{arguments.file} cannot be read: {getattr(error, 'strerror', None) or 'no text'}") from None
+    settings = load_settings(arguments.config)
+    found = check(opened_log(settings), document, settings.certificate_key, settings.router.slice_floor)
+    show(arguments, found, verification_table)
+    return 0 if found.holds else 1
 
 
 def promote(arguments: argparse.Namespace) -> int:
     """Take a task's newest certified candidate one step on."""
+    from functools import partial
+
     from router.lifecycle import promote as run
+    from router.signing import signed
 
     settings = load_settings(arguments.config)
     log = opened_log(settings)
-    candidate = run(log, arguments.task, settings.router)
+    candidate = run(log, arguments.task, settings.router, partial(signed, key_file=settings.certificate_key))
     republish(log, settings)
     moved = {"candidate": candidate.id, "stage": candidate.stage, "share": candidate.share}
     return show(arguments, moved, sentence("{candidate} is now: {stage}, with {share:.1%} of the conversations"))

@@ -43,6 +43,7 @@ from router.judge_client import connect_judge
 from router.ledger import charge
 from router.prices import cost, price_map
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, Watch
+from router.signing import signed
 
 if TYPE_CHECKING:  # An extra: not everybody has it.
     from proxy.tracing import Tracing
@@ -86,7 +87,8 @@ async def _work(settings: Settings, config: Path | None, seen: _Seen, stop: asyn
     )
     service = _Service(log, settings, config)
     judge = connect_judge(settings.judge, partial(cost, prices))
-    controller = Controller(log, ingest, settings.router, settings.policy, service.served, judge)
+    sign = partial(signed, key_file=settings.certificate_key)
+    controller = Controller(log, ingest, settings.router, settings.policy, service.served, sign, judge)
     seen.now = lambda: replace(service.seen, ingested=ingest.ingested, last_round=controller.last_round)
     async with AsyncExitStack() as stack:
         teacher: Upstream | None = None

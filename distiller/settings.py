@@ -105,6 +105,11 @@ class Settings:
         return self.folder / "tenant.salt"
 
     @property
+    def certificate_key(self) -> Path:
+        """What certificates are signed with; a secret."""
+        return self.folder / "certificate.key"
+
+    @property
     def metrics(self) -> Path:
         """The workers' counters."""
         return self.folder / "state" / "metrics"
@@ -149,6 +154,11 @@ def _check(settings: Settings) -> None:
     steps = settings.router.canary_shares
     if not steps or sorted(set(steps)) != list(steps) or steps[0] <= 0 or steps[-1] > 1:
         raise BadInput(f"router.canary_shares must be rising shares above 0, such as [0.01, 0.05], not {list(steps)}")
+    if not 0 <= settings.router.slice_floor < 1 - settings.router.margin:
+        raise BadInput(
+            f"router.slice_floor must lie between 0 and 1 - router.margin, for example 0.1, "
+            f"not {settings.router.slice_floor}"
+        )
     for name in ("holdback_share", "audit_share", "ceiling_share", "max_failures"):
         if not 0 <= getattr(settings.router, name) <= 1:
             raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(settings.router, name)}")

@@ -17,6 +17,7 @@ from router.ledger import Report, TaskLine
 
 if TYPE_CHECKING:  # duckdb comes with it.
     from distiller.erase import Erased
+    from router.verification import Verification
 
 
 def as_json(value: Any) -> str:
@@ -64,6 +65,14 @@ def tasks_table(tasks: Sequence[TaskLine]) -> None:
         share = f"{line.exchanges / total:.0%}"
         table.add_row(line.task or "(no task)", f"{line.exchanges:,}", share, spent, f"{line.served:,}")
     Console().print(table)
+
+
+def verification_table(found: "Verification") -> None:
+    """`stillroom verify`: a line for each thing looked at, and what follows from them."""
+    for line in found.lines:
+        mark = {True: "yes", False: "NO", None: "?"}[line.ok]
+        print(f"{mark:<4}{line.what}: {line.said}")
+    print(f"the certificate {found.conclusion}")
 
 
 def report_table(report: Report) -> None:

@@ -22,10 +22,11 @@ from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.waiting import pause
 from router.ceiling import Ceiling
+from router.certificate import Sign
 from router.evaluators import JUDGE
 from router.judge import Judge
 from router.judging import Appointed
-from router.lifecycle import advance, publish, route
+from router.lifecycle import advance, publish, route, unsigned
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
@@ -52,11 +53,12 @@ class Controller:
         settings: RouterSettings,
         policy: Path,
         served: Served,
+        sign: Sign = unsigned,
         judge: Judge | None = None,
     ) -> None:
-        """Hold the collaborators; without a `judge`, what only one can score waits."""
+        """Hold the collaborators; `sign` is for certificates; without a `judge`, what only one can score waits."""
         self._log, self._ingest, self._settings = log, ingest, settings
-        self._policy, self._served = policy, served
+        self._policy, self._served, self._sign = policy, served, sign
         self._appointed = Appointed(log, judge)
         self._watch = Watch(log)
         self._changes: set[tuple[str, str]] = set()  # that were told
@@ -116,7 +118,7 @@ class Controller:
         compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
         if teacher is not None:
             audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH, judge)
-        reason = advance(self._log, candidate, self._settings)
+        reason = advance(self._log, candidate, self._settings, self._sign)
         if reason:
             _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)
             self._publish()

@@ -1,24 +1,19 @@
-"""Owns what the verdicts say: parity of the certified part, its coverage, and the certificate that stores both.
+"""Owns what the verdicts say: parity of the certified part, and its coverage.
 
 The certified thing is the policy "candidate where it is sure enough, teacher below": only covered verdicts enter the
 parity test, and the threshold was fixed before the first of them. Must not act; `router.lifecycle` does.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from math import nan
-from typing import Any
 
 from proxy.log import Log
 from router.coverage import coverage_interval
 from router.drift import Drift, drifted
-from router.parity import Parity, parity
+from router.parity import Parity, parity, widened
 from router.registry import Candidate
 from router.shadow import waiting
 
-WIDEST = 0.999  # margin of audits, where a teacher that wavers leaves nothing to demand
-STEADY = 20  # imagined yardsticks of a teacher that agrees with itself: two real ones must not widen the margin at will
 SHORTEST = 1 / 24  # days over which a pace is taken: a burst is no rate
 _COMPARABLE = """
 path = '/v1/chat/completions' AND task = $task AND served_by = 'teacher' AND status = 200 AND NOT partial
@@ -73,12 +68,12 @@ def audit(log: Log, candidate: Candidate) -> Parity:
     yardsticks of their own, so the margin is widened by what the teacher lacked of agreeing with itself in shadow: an
     estimate, where the proof before it was paired.
     """
-    return parity(_audited(log, candidate), _audit_margin(log, candidate), candidate.alpha)
+    return parity(_audited(log, candidate), lenient(log, candidate), candidate.alpha)
 
 
 def drift(log: Log, candidate: Candidate) -> Drift:
     """Watch the same verdicts for a fall below the same bar, which a bound on all of them would be slow to see."""
-    return drifted(_audited(log, candidate), 1 - _audit_margin(log, candidate))
+    return drifted(_audited(log, candidate), 1 - lenient(log, candidate))
 
 
 def _audited(log: Log, candidate: Candidate) -> list[float]:
@@ -89,44 +84,13 @@ def _audited(log: Log, candidate: Candidate) -> list[float]:
     return [row[0] for row in rows]
 
 
-def _audit_margin(log: Log, candidate: Candidate) -> float:
-    ((lacked,),) = log.query(
-        "SELECT sum(1 - yardstick) / (count(yardstick) + ?) FROM verdicts "
-        "WHERE candidate = ? AND kind = 'shadow' AND covered",
-        [STEADY, candidate.id],
+def lenient(log: Log, candidate: Candidate) -> float:
+    """The candidate's margin, for verdicts without yardsticks: widened by what the teacher wavered in shadow."""
+    rows = log.query(
+        "SELECT yardstick FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered AND yardstick IS NOT NULL",
+        [candidate.id],
     )
-    return min(WIDEST, candidate.margin + (lacked or 0.0))
-
-
-def certificate(log: Log, candidate: Candidate, found: Evidence) -> Mapping[str, Any]:
-    """The stored proof: everything needed to compute it again from the verdicts at this snapshot."""
-    return {
-        "task": candidate.task,
-        "candidate": candidate.id,
-        "issued_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "claim": _claim(candidate, found.parity),
-        "evaluator": candidate.evaluator,
-        "threshold": candidate.threshold,
-        "ordinal": candidate.ordinal,
-        "training_snapshot": candidate.snapshot,
-        "verdict_snapshot": log.snapshot(),
-        "parity": asdict(found.parity),
-        "shadowed": found.shadowed,
-        "coverage": found.coverage,
-        "coverage_interval": [found.coverage_low, found.coverage_high],
-    }
-
-
-def _claim(candidate: Candidate, found: Parity) -> str:
-    agrees = f"agrees with the teacher on at least {100 * (1 - candidate.margin):g} % of the task"
-    if found.ceiling is not None:
-        agrees = (
-            f"agrees with the teacher at most {100 * candidate.margin:g} % of the task less than the teacher, asked "
-            f"again, agrees with itself"
-        )
-    return (
-        f"where it answers, {candidate.id} {agrees}, with error rate {candidate.alpha:g} however often it is looked at"
-    )
+    return widened(candidate.margin, [yardstick for (yardstick,) in rows])
 
 
 def pace(log: Log, candidate: Candidate) -> Pace:

@@ -7,11 +7,13 @@ import fcntl
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from proxy.errors import Refused
 from proxy.log import Log
+from router.certificate import Sign, certificate
 from router.drift import Drift
-from router.evidence import audit, certificate, drift, evidence, in_words, pace
+from router.evidence import audit, drift, evidence, in_words, pace
 from router.freezes import frozen, held
 from router.guardrails import Tried, failed, tried, troubled
 from router.judging import missing
@@ -30,6 +32,7 @@ from router.registry import (
     newest,
 )  # fmt: skip
 from router.settings import RouterSettings
+from router.slices import lagging
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,12 @@ def percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | None:
+def unsigned(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Signs nothing: nobody vouches for such a certificate, and `stillroom verify` says so."""
+    return document
+
+
+def advance(log: Log, candidate: Candidate, settings: RouterSettings, sign: Sign = unsigned) -> str | None:
     """Move one candidate on where its evidence says so; returns the reason when it moved."""
     if candidate.stage == RETIRED:
         return None
@@ -94,17 +102,20 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | N
     step = rise(candidate.stage, candidate.share, found.parity, done, settings)
     if step is None or held(log, candidate, settings):
         return None
-    proof = certificate(log, candidate, found) if candidate.stage == SHADOW else None
+    if lagging(log, candidate, settings.slice_floor):
+        return None
+    proof = sign(certificate(log, candidate, settings.slice_floor)) if candidate.stage == SHADOW else None
     if not move(log, candidate, step.stage, step.reason, proof, step.share):
         return None
     _supersede(log, candidate)
     return step.reason
 
 
-def promote(log: Log, task: str, settings: RouterSettings) -> Candidate:
+def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned) -> Candidate:
     """Take the task's newest candidate one step up and return it as it then is.
 
-    Refused without a certificate, after audits that refuted it, and where the task is frozen.
+    Refused without a certificate, while a slice is far behind, after audits that refuted it, and where the task is
+    frozen.
     """
     candidate = newest(log, task)
     found = evidence(log, candidate)
@@ -112,7 +123,11 @@ def promote(log: Log, task: str, settings: RouterSettings) -> Candidate:
         return candidate
     if ice := frozen(log).get(task):
         raise Refused(f"{task} is frozen ({ice.reason}): end that first with `stillroom freeze {task} --off`")
-    proof = certificate_of(log, candidate.id) or (certificate(log, candidate, found) if found.parity.proven else None)
+    if found.parity.proven and (late := lagging(log, candidate, settings.slice_floor)):
+        raise Refused(late)
+    proof: Mapping[str, Any] | None = certificate_of(log, candidate.id)
+    if proof is None and found.parity.proven:
+        proof = sign(certificate(log, candidate, settings.slice_floor))
     if proof is None:
         raise Refused(f"no promotion without a certificate: {in_words(candidate, found)}")
     if audit(log, candidate).refuted:
@@ -172,13 +187,15 @@ def route(candidate: Candidate, settings: RouterSettings, url: str) -> Route:
 def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[str, object]:
     """One candidate as `stillroom status` shows it."""
     found, done = evidence(log, candidate), tried(log, candidate, settings.canary_exchanges)
+    proved_in_shadow = found.parity.proven and candidate.stage == SHADOW
+    late = lagging(log, candidate, settings.slice_floor) if proved_in_shadow else None
     return {
         "task": candidate.task,
         "candidate": candidate.id,
         "stage": candidate.stage,
         "since": candidate.since.isoformat(timespec="seconds"),
         "reason": candidate.reason,
-        "verdict": in_words(candidate, found, pace(log, candidate)),
+        "verdict": late or in_words(candidate, found, pace(log, candidate)),
         "evidence": asdict(found),
         "missing": missing(log, candidate.id)[0],
         "tried": asdict(done),

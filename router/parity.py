@@ -56,6 +56,8 @@ The best bet is (true mean - m) / (1 - m): small ones serve candidates just abov
 HALVINGS = 26  # of the interval that holds a bound: 1.5e-8, always rounded towards the safe side
 PATH_STEP = 2**-10  # a path is for charts: a bound after each verdict, rounded to about 0.001 towards the safe side
 PRIOR_MEAN, PRIOR_COUNT = 0.98, 20
+STEADY = 20
+WIDEST = 0.999  # a margin that leaves nothing to demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,16 @@ def parity(verdicts: Verdicts, margin: float, alpha: float, yardsticks: Verdicts
     )
 
 
+def widened(margin: float, yardsticks: Verdicts) -> float:
+    """The margin for verdicts that have no yardsticks of their own: wider by what the teacher lacks of repeating itself.
+
+    An estimate, drawn towards a steady teacher as if it had agreed with itself STEADY times more: two measurements must
+    not widen the margin at will.
+    """
+    y = np.asarray(yardsticks, dtype=np.float64)
+    return min(WIDEST, margin + float((1 - y).sum() / (y.size + STEADY)))
+
+
 def family_alpha(alpha: float, k: int) -> float:
     """The alpha for the k-th (from 1) candidate of a task: alpha / (k (k + 1)), which sums to alpha over all retrains.
 
@@ -128,29 +140,44 @@ def family_alpha(alpha: float, k: int) -> float:
     return alpha / (k * (k + 1))
 
 
-def lower_path(verdicts: Verdicts, alpha: float) -> NDArray[np.float64]:
-    """The lower bound after each verdict, shape (n,): the best so far, so it never falls.
+def lower_path(verdicts: Verdicts, alpha: float, yardsticks: Verdicts | None = None) -> NDArray[np.float64]:
+    """The lower bound after each verdict, shape (n,): the best so far, so it never falls."""
+    x = _checked(verdicts, alpha)
+    y = _yardsticks(x, yardsticks)
+    return _path(lambda mean, until: relative_log_wealth(x[:until], y[:until], mean), x.size, alpha, 0.0)
+
+
+def upper_path(verdicts: Verdicts, alpha: float, yardsticks: Verdicts | None = None) -> NDArray[np.float64]:
+    """The upper bound after each verdict, shape (n,): the best so far, so it never rises."""
+    x = _checked(verdicts, alpha)
+    y = _yardsticks(x, yardsticks)
+    known = ~np.isnan(y)
+    if not known.any():
+        return 1 - lower_path(1 - x, alpha)
+    low_scores = 1 - x + y  # As for the bound itself: only measured pairs count, and a score of the mean wins nothing.
+    return 2 - _path(lambda m, i: log_wealth(np.where(known, low_scores, m)[:i], m), x.size, alpha, 1.0)
+
+
+def _path(
+    wealth: Callable[[float, int], NDArray[np.float64]], n: int, alpha: float, least: float
+) -> NDArray[np.float64]:
+    """The highest mean in [least, least + 1] rejected by then, after each of n verdicts; `least` where none is.
 
     Finds for each mean when it was first rejected (later for higher means), halving only where the time differs.
+    `wealth(mean, until)` is the log-wealth after each of the first `until` verdicts.
     """
-    x = _checked(verdicts, alpha)
-    path = np.zeros(x.size)
-    spans = [(0.0, 1.0, 0, x.size)]  # means, and the positions at which the first and the second were rejected
+    path = np.full(n, least)
+    spans = [(least, least + 1, 0, n)]  # means, and the positions at which the first and the second were rejected
     while spans:
         low, high, since, until = spans.pop()
         if since == until or high - low <= PATH_STEP:
             continue
         middle = (low + high) / 2
-        hits = np.flatnonzero(log_wealth(x[:until], middle) >= -log(alpha))
+        hits = np.flatnonzero(wealth(middle, until) >= -log(alpha))
         first = int(hits[0]) if hits.size else until
         path[first:until] = np.maximum(path[first:until], middle)
         spans += [(low, middle, since, first), (middle, high, first, until)]
     return np.maximum.accumulate(path)
-
-
-def upper_path(verdicts: Verdicts, alpha: float) -> NDArray[np.float64]:
-    """The upper bound after each verdict, shape (n,): the best so far, so it never rises."""
-    return 1 - lower_path(1 - _checked(verdicts), alpha)
 
 
 def lower_bound(verdicts: Verdicts, alpha: float) -> float:

@@ -27,6 +27,7 @@ class RouterSettings:
 
     margin: float = 0.05
     alpha: float = 0.05
+    slice_floor: float = 0.1
     canary_shares: tuple[float, ...] = (0.01, 0.05, 0.25)
     canary_exchanges: int = 50
     max_failures: float = 0.05

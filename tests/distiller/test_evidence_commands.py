@@ -12,10 +12,12 @@ from proxy.log import Log
 from router.decide import Router
 from router.lifecycle import advance, promote, publish
 from router.policy import PolicyWatcher, load_policy
+from router.registry import CANARY, move
 from router.settings import RouterSettings
 from stillroom import main
 from tests.logs import migrated
 from tests.router.conftest import PATH, TASK, chat, judged, known
+from tests.router.test_certificate import compared
 
 
 @pytest.fixture
@@ -101,3 +103,96 @@ async def test_a_rollback_reaches_every_worker_within_two_seconds(config: Path, 
         async with asyncio.timeout(2):
             while any(worker.decide(asked).answer for worker in workers):
                 await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def certified(config: Path, log: Log) -> Path:
+    """Promoted by an operator; the file to write its certificate to."""
+    candidate = known(log)
+    compared(log, candidate, [1.0] * 250 + [0.0] + [1.0] * 50)
+    assert run(config, "promote", TASK) == 0
+    return config.parent / "out" / "certificate.json"
+
+
+def test_a_certificate_is_written_and_verified(
+    config: Path, certified: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    html = certified.with_suffix(".html")
+    assert run(config, "certificate", TASK, "--output", str(certified), "--html", str(html)) == 0
+    assert "<svg" in html.read_text()
+    assert "where is order 250" in html.read_text()
+    assert json.loads(certified.read_text())["examples"]["quoted"][0]["input"] == "where is order 250"
+    assert (config.parent / "home" / "certificate.key").stat().st_mode & 0o777 == 0o600
+    capsys.readouterr()
+    assert run(config, "verify", str(certified)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the certificate holds"
+    assert run(config, "verify", str(certified), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["holds"] is True
+
+
+def test_a_certificate_without_examples_quotes_nothing_and_verifies_too(config: Path, certified: Path) -> None:
+    assert run(config, "certificate", TASK, "--output", str(certified), "--without-examples") == 0
+    assert "where is order" not in certified.read_text()
+    assert run(config, "verify", str(certified)) == 0
+
+
+def test_a_certificate_changed_in_the_log_is_not_signed_again(config: Path, certified: Path, log: Log) -> None:
+    log.query("UPDATE transitions SET certificate = replace(certificate, '0.05', '0.01')")
+    assert run(config, "certificate", TASK, "--output", str(certified)) == 0
+    assert "examples" not in json.loads(certified.read_text())
+    assert run(config, "verify", str(certified)) == 1
+
+
+def test_a_place_that_cannot_be_written_is_said(
+    config: Path, certified: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certified.mkdir(parents=True)
+    assert run(config, "certificate", TASK, "--output", str(certified)) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_certificate_that_was_changed_or_holds_no_more_is_said(
+    config: Path, certified: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(config, "certificate", TASK, "--output", str(certified)) == 0
+    assert run(config, "rollback", TASK, "--reason", "wrong on refunds") == 0
+    capsys.readouterr()
+    assert run(config, "verify", str(certified)) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "the certificate does not hold: stage: retired: rolled back: wrong on refunds"
+    certified.write_text(certified.read_text().replace("0.05", "0.01"))
+    assert run(config, "verify", str(certified)) == 1
+    assert "signature: broken" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("content", [None, b"{}", b"\xff", b"<html>"])
+def test_a_file_that_is_no_certificate_is_said(
+    config: Path, log: Log, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    file = config.parent / "file"
+    if content is not None:
+        file.write_bytes(content)
+    assert run(config, "verify", str(file)) == 1
+    assert capsys.readouterr().err.startswith("stillroom: ")
+
+
+def test_an_older_certificate_is_shown_as_it_is(config: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    move(log, known(log), CANARY, "before certificates were signed", {"task": TASK, "parity": {"n": 90}})
+    assert run(config, "certificate", TASK) == 0
+    assert json.loads(capsys.readouterr().out) == {"task": TASK, "parity": {"n": 90}}
+
+
+def test_an_erased_user_leaves_a_certificate_that_says_what_cannot_be_told(
+    config: Path, certified: Path, log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(config, "certificate", TASK, "--output", str(certified)) == 0
+    log.close()
+    assert run(config, "erase", "--user", "ann@example.com", "--yes") == 0
+    capsys.readouterr()
+    assert run(config, "verify", str(certified)) == 0
+    shown = capsys.readouterr().out
+    assert "?   slices: 301 exchanges are gone" in shown
+    assert "?   examples: 1 of 1 are gone" in shown
+    assert "yes parity: as computed again" in shown
+    assert run(config, "certificate", TASK) == 0
+    assert "where is order" not in capsys.readouterr().out

@@ -45,6 +45,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("[router]\ncanary_shares = [0.5, 0.1]", r"router\.canary_shares must be rising shares"),
         ("[router]\ncanary_shares = [0.0, 0.1]", r"router\.canary_shares must be rising shares"),
         ("[router]\ncanary_shares = [0.5, 1.5]", r"router\.canary_shares must be rising shares"),
+        ("[router]\nslice_floor = 0.95", r"router\.slice_floor must lie between 0 and 1 - router\.margin"),
         ('[teacher]\nurl = "api.openai.com"', "must start with http"),
         ('[serving]\ndevice = "tpu"', "must be cpu or gpu"),
         ("[proxy]\nworkers = 0", "at least 1"),

@@ -70,10 +70,24 @@ def _facts(document: Mapping[str, Any]) -> str:
         "threshold": document["threshold"],
         "failed": document.get("failed"),
         "evaluator": document["evaluator"],
-        "judge": document.get("judge") or "none",
+        "judge": _judges(document.get("judge")),
         "ceiling (the teacher with itself)": measured,
     }
     return _table((), list(facts.items()))
+
+
+def _judges(judge: Mapping[str, Any] | None) -> str:
+    """Who judged, and what the calibration found; none where an evaluator scored."""
+    if not judge:
+        return "none"
+    said = [f"{one['judge']}: {_calibrated(one['found'])}" for one in judge["calibrations"]]
+    return "; ".join([*said, f"{judge['missing']} verdicts missing, counted as 0"])
+
+
+def _calibrated(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "not calibrated"
+    return f"{found['correct']} of {found['worse']} planted worse answers found, at least {_figure(found['lower'])}"
 
 
 def _path(document: Mapping[str, Any]) -> str:

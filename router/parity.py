@@ -46,6 +46,7 @@ from numpy.typing import NDArray
 from proxy.errors import BadInput
 
 Verdicts = Sequence[float] | NDArray[np.float64]
+Wealth = Callable[[float, int], NDArray[np.float64]]
 
 BETS = {0.02: 0.03, 0.08: 0.07, 0.2: 0.12, 0.35: 0.14, 0.5: 0.14, 0.65: 0.14, 0.8: 0.14, 0.98: 0.22}
 """Share of the wealth that is bet -> part of the wealth that bets so; the parts add up to 1.
@@ -120,7 +121,7 @@ def parity(verdicts: Verdicts, margin: float, alpha: float, yardsticks: Verdicts
 
 
 def widened(margin: float, yardsticks: Verdicts) -> float:
-    """The margin for verdicts that have no yardsticks of their own: wider by what the teacher lacks of repeating itself.
+    """The margin for verdicts without yardsticks of their own: wider by what the teacher lacks of repeating itself.
 
     An estimate, drawn towards a steady teacher as if it had agreed with itself STEADY times more: two measurements must
     not widen the margin at will.
@@ -158,9 +159,7 @@ def upper_path(verdicts: Verdicts, alpha: float, yardsticks: Verdicts | None = N
     return 2 - _path(lambda m, i: log_wealth(np.where(known, low_scores, m)[:i], m), x.size, alpha, 1.0)
 
 
-def _path(
-    wealth: Callable[[float, int], NDArray[np.float64]], n: int, alpha: float, least: float
-) -> NDArray[np.float64]:
+def _path(wealth: Wealth, n: int, alpha: float, least: float) -> NDArray[np.float64]:
     """The highest mean in [least, least + 1] rejected by then, after each of n verdicts; `least` where none is.
 
     Finds for each mean when it was first rejected (later for higher means), halving only where the time differs.

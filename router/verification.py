@@ -22,7 +22,8 @@ _SIGNATURE = {
     UNSIGNED: "none: nobody vouches for this document",
 }
 _COMPUTED = (
-    "verdicts", "shadowed", "failed", "coverage", "coverage_interval", "parity", "path", "disagreements",
+    "verdicts", "shadowed", "failed", "coverage", "coverage_interval", "parity", "path", "ceiling",
+    "disagreements",
 )  # fmt: skip
 CLOSE = 1e-9  # Another version of a numeric library may round otherwise.
 
@@ -75,7 +76,6 @@ def _recomputed(log: Log, document: Mapping[str, Any], floor: float) -> Iterator
         same = _alike(again[name], document[name])
         yield Line(name.replace("_", " "), same, "as computed again" if same else "differs from what the log gives")
     yield _same_slices(again["slices"], sliced)
-    yield _same_ceiling(again["ceiling"], document["ceiling"])
     if "examples" in document:
         yield _same_examples(examples(log, document), document["examples"]["quoted"])
     late = [one for one in sliced["table"] if one["behind"]]
@@ -110,13 +110,6 @@ def _same_slices(again: Mapping[str, Any], said: Mapping[str, Any]) -> Line:
         return Line("slices", None, f"{gone} exchanges are gone, erased or past retention: cannot be computed again")
     same = _alike(again, said)
     return Line("slices", same, "as computed again" if same else "differ from what the log gives")
-
-
-def _same_ceiling(again: Mapping[str, Any], said: Mapping[str, Any]) -> Line:
-    if again["measured"] > said["measured"]:
-        return Line("ceiling", None, f"measured on {again['measured']} by now, on {said['measured']} then")
-    same = _alike(again, said)
-    return Line("ceiling", same, "as computed again" if same else "differs from what the log gives")
 
 
 def _same_examples(again: list[Any], said: list[Any]) -> Line:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.log import Log
+from router.certificate import certificate
 from router.evidence import Pace, audit, drift, evidence, in_words, pace
 from router.parity import STEADY, parity
 from tests.router.conftest import insert, judged, known

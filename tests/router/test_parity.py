@@ -1,4 +1,4 @@
-from math import log, sqrt
+from math import log, nan, sqrt
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from router.parity import (
     parity,
     relative_log_wealth,
     upper_path,
+    widened,
 )
 
 MARGIN = ALPHA = 0.05
@@ -311,3 +312,24 @@ def test_the_plan_counts_exchanges_not_pairs() -> None:
     assert found.more is not None
     assert every.more is not None
     assert found.more > 2 * every.more
+
+
+@settings(deadline=None, max_examples=30)
+@given(pairs=st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 1.0, nan])), max_size=60))
+def test_the_path_ends_where_the_bounds_are(pairs: list[tuple[float, float]]) -> None:
+    verdicts, yardsticks = [v for v, _ in pairs], [y for _, y in pairs]
+    found = parity(verdicts, 0.05, 0.05, yardsticks)
+    low, high = lower_path(verdicts, 0.05, yardsticks), upper_path(verdicts, 0.05, yardsticks)
+    assert (np.diff(low) >= 0).all()
+    assert (np.diff(high) <= 0).all()
+    if pairs and low[-1] <= high[-1]:  # Else the bound falls back to what all say now, and the path does not.
+        assert low[-1] == pytest.approx(found.lower, abs=2 * PATH_STEP)
+        assert high[-1] == pytest.approx(found.upper, abs=2 * PATH_STEP)
+
+
+def test_a_wavering_teacher_widens_the_margin_as_far_as_it_is_known_to() -> None:
+    assert widened(0.05, []) == 0.05
+    assert widened(0.05, [1.0] * 100) == 0.05
+    assert widened(0.05, [0.0, 0.0]) == pytest.approx(0.05 + 2 / 22)
+    assert widened(0.05, [0.9] * 1000) == pytest.approx(0.05 + 100 / 1020)
+    assert widened(0.05, [0.0] * 10**6) == 0.999

@@ -31,6 +31,23 @@ CREATE TABLE IF NOT EXISTS exchanges (
 )"""
 
 
+# Of each exchange the last score, right answer and comment that its own tenant gave; `gold` is the id of the feedback
+# that has the answer. What names another tenant's exchange, or none that is here, is in no row.
+FEEDBACK_VIEW = """
+CREATE VIEW IF NOT EXISTS feedback AS
+SELECT e.id AS exchange, e.task, e.tenant, e.served_by, max(f.ts) AS ts, arg_max(f.score, f.id) AS score,
+       arg_max(f.answer, f.id) AS answer, max(f.id) FILTER (f.answer IS NOT NULL) AS gold,
+       arg_max(f.comment, f.id) AS comment
+FROM (
+  SELECT id, ts, tenant, response ->> '$.exchange' AS exchange, CAST(response ->> '$.score' AS DOUBLE) AS score,
+         response ->> '$.answer' AS answer, response ->> '$.comment' AS comment
+  FROM exchanges WHERE path = '/v1/feedback' AND served_by = 'stillroom' AND status = 200
+) AS f
+JOIN exchanges e ON e.id = f.exchange AND e.tenant IS NOT DISTINCT FROM f.tenant AND e.path <> '/v1/feedback'
+GROUP BY e.id, e.task, e.tenant, e.served_by
+"""
+
+
 def _first(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(EXCHANGES)
     connection.execute("ALTER TABLE exchanges SET PARTITIONED BY (year(ts), month(ts), day(ts))")
@@ -79,9 +96,14 @@ def _books_of_their_own(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _evidence(connection: duckdb.DuckDBPyConnection) -> None:
-    """A verdict's yardstick is how the teacher agrees with itself on the same exchange; NULL where nobody asked."""
+    """A verdict's yardstick is how the teacher agrees with itself on the same exchange; NULL where nobody asked.
+
+    Where `gold` is set, both models' answers were scored against the right one, which that feedback has.
+    """
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick DOUBLE")
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick_answer VARCHAR")
+    connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS gold VARCHAR")
+    connection.execute(FEEDBACK_VIEW)
     connection.execute(
         """CREATE TABLE IF NOT EXISTS freezes (
         id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, frozen BOOLEAN, reason VARCHAR)"""

@@ -13,6 +13,7 @@ from distiller.settings import load_settings
 def status(arguments: argparse.Namespace) -> int:
     """Show stages, evidence and the engine."""
     from distiller.terminal import status_table
+    from router.gold import ignored
     from router.lifecycle import standing
     from router.registry import candidates
 
@@ -21,7 +22,7 @@ def status(arguments: argparse.Namespace) -> int:
     engine = settings.engine_state
     state = json.loads(engine.read_text()) if engine.exists() else {"state": "not started", "reason": "no student yet"}
     found = [standing(log, candidate, settings.router) for candidate in candidates(log)]
-    return show(arguments, {"engine": state, "candidates": found}, status_table)
+    return show(arguments, {"engine": state, "candidates": found, "feedback_ignored": ignored(log)}, status_table)
 
 
 def certificate(arguments: argparse.Namespace) -> int:

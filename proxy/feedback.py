@@ -4,6 +4,7 @@ Must not know the log. Whether the exchange is there, and is of the same tenant,
 `feedback` of `proxy.migrations` joins them, and reads the receipt, not the request, since that is of our own making.
 """
 
+import contextlib
 import difflib
 import json
 import re
@@ -65,6 +66,14 @@ def read_feedback(body: bytes) -> Feedback:
     if said.comment is not None and len(said.comment) > MOST_COMMENT:
         raise BadInput(f"comment has {len(said.comment):,} characters: {MOST_COMMENT:,} are kept, so shorten it")
     return said
+
+
+def named(request: str) -> str | None:
+    """The exchange that a body names, whether it was taken or refused; None where nobody can tell."""
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):
+        exchange = json.loads(request).get("exchange")
+        return exchange if isinstance(exchange, str) else None
+    return None
 
 
 def _object(body: bytes) -> Mapping[str, Any]:

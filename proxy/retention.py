@@ -57,7 +57,8 @@ def _drop(log: Log, spool: Path, limit: datetime) -> int:
         segments = connection.execute("SELECT DISTINCT segment FROM exchanges WHERE ts < ?", [limit]).fetchall()
         old = {"limit": limit, "kept": [name for (name,) in segments if name is not None and _kept(spool, name)]}
         connection.execute(
-            "UPDATE verdicts SET answer = NULL WHERE answer IS NOT NULL AND exchange IN "
+            "UPDATE verdicts SET answer = NULL, yardstick_answer = NULL "
+            "WHERE coalesce(answer, yardstick_answer) IS NOT NULL AND exchange IN "
             f"(SELECT id FROM exchanges WHERE {_OLD})",
             old,
         )

@@ -21,6 +21,7 @@ from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.waiting import pause
+from router.gold import audit_share, score_gold
 from router.lifecycle import advance, publish, route
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
@@ -82,7 +83,9 @@ class Controller:
         if candidate.stage == SHADOW:  # Later, what the teacher still answers is what the candidate was not sure of.
             compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
         if teacher is not None:
-            audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH)
+            share = audit_share(self._log, candidate, self._settings.audit_share)
+            audited = await audit(self._log, teacher, candidate, share, BATCH)
+        score_gold(self._log, candidate)
         reason = advance(self._log, candidate, self._settings)
         if reason:
             _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)

@@ -41,6 +41,10 @@ ORDER BY id LIMIT ?
 """
 # What a teacher will say again: recorded as not comparable, or such requests would stand before all others for ever.
 _FINAL = (400, 413, 422)
+_COLUMNS = (
+    "id, ts, task, candidate, exchange, kind, verdict, confidence, covered, answer, latency_ms, error, yardstick, "
+    "yardstick_answer"
+)
 # The price function is the one that ingest registers with the log's connection.
 _CHARGE = """
 INSERT INTO spend BY NAME
@@ -156,7 +160,7 @@ def _record(
     places = ", ".join(["(?, now(), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(verdicts))
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
-        connection.execute(f"INSERT INTO verdicts VALUES {places}", values)
+        connection.execute(f"INSERT INTO verdicts ({_COLUMNS}) VALUES {places}", values)
         for exchange, paid in bills:
             counts = [paid.prompt_tokens, paid.cached_tokens, paid.completion_tokens]
             connection.execute(_CHARGE, [ulid(), candidate.task, paid.model, exchange, paid.model, *counts])

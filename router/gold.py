@@ -1,0 +1,115 @@
+"""Owns right answers: the comparison of both models with what feedback says the answer should have been, paired.
+
+Must not draw conclusions. A verdict is how the candidate's answer agrees with the right one, its yardstick how the
+teacher's does: the test then asks whether the candidate is right as often, not whether it says the same.
+
+Answers come late, and for exchanges that people chose, mostly those they were not content with. Parity stays valid all
+the same: of an exchange without one, agreement a with the teacher stands for how much more often the candidate is
+right, as 1 + v - y >= a wherever an evaluator says equal or not (label, exact): who says the same is as right. So
+every verdict is at most what its right answer will make of it, whichever come, and when; and as the bets of
+`router.parity` are fixed, the wealth is never above that of somebody who knew all right answers from the start, which
+Ville's inequality bounds over all looks. A refutation may so come early, a proof may not. For graded verdicts (json)
+the step a <= 1 + v - y is only approximate. Not covered: a right answer that is corrected later, which is taken as it
+is now, and one for an exchange at which the teacher was asked again, whose yardstick it replaces.
+
+A bare score is about the one answer that was served. Those who complain are no fair sample, and nobody scored the other
+model's answer, so scores are shown and enter no test: a complaint makes audits, which are drawn by chance, more.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+
+from proxy.log import Log
+from proxy.patterns import KINDS
+from router.evaluators import EVALUATORS
+from router.registry import Candidate
+
+AT_ONCE = 1000  # verdicts scored anew in one transaction
+LATELY = timedelta(days=7)  # how long a complaint makes audits more
+MOST_MORE = 5  # times the share of audits that was set: what complaints may cost
+LOW = 0.5  # A score below it is a complaint.
+
+# Placeholders are numbered anew in each exchange: an answer that holds one cannot be compared with another exchange's.
+_REDACTED = rf"\[({'|'.join(KINDS)})_\d+\]"
+_DUE = """
+SELECT v.id, f.gold, f.answer, CASE WHEN v.kind = 'audit' THEN v.answer ELSE e.answer END AS teacher,
+       CASE WHEN v.kind = 'audit' THEN e.answer ELSE v.answer END AS candidate
+FROM verdicts v JOIN feedback f ON f.exchange = v.exchange JOIN exchanges e ON e.id = v.exchange
+WHERE v.candidate = $candidate AND v.kind IN ('shadow', 'audit') AND f.gold IS DISTINCT FROM v.gold
+  AND v.answer IS NOT NULL AND e.answer IS NOT NULL AND f.answer IS NOT NULL
+  AND NOT regexp_matches(f.answer, $redacted)
+ORDER BY v.id LIMIT $limit
+"""
+_SCORED = """
+UPDATE verdicts SET verdict = fresh.verdict, yardstick = fresh.yardstick, gold = fresh.gold
+FROM (SELECT unnest(CAST($ids AS VARCHAR[])) AS id, unnest(CAST($verdicts AS DOUBLE[])) AS verdict,
+             unnest(CAST($yardsticks AS DOUBLE[])) AS yardstick, unnest(CAST($golds AS VARCHAR[])) AS gold) AS fresh
+WHERE verdicts.id = fresh.id
+"""
+_IGNORED = """
+SELECT count(*) FROM exchanges f
+WHERE f.path = '/v1/feedback' AND f.served_by = 'stillroom' AND f.status = 200 AND NOT EXISTS (
+  SELECT 1 FROM exchanges e
+  WHERE e.id = f.response ->> '$.exchange' AND e.tenant IS NOT DISTINCT FROM f.tenant AND e.path <> '/v1/feedback')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What feedback said of a candidate: scores of answers it served; covered shadow verdicts on the right answer."""
+
+    scored: int
+    mean_score: float | None
+    complaints: int
+    gold: int
+    gold_share: float
+    """Of the covered shadow verdicts."""
+
+
+def score_gold(log: Log, candidate: Candidate) -> int:
+    """Score the candidate's verdicts anew whose right answer has come since; returns how many, at most AT_ONCE."""
+    rows = log.query(_DUE, {"candidate": candidate.id, "redacted": _REDACTED, "limit": AT_ONCE})
+    if not rows:
+        return 0
+    evaluate = EVALUATORS[candidate.evaluator]
+    fresh: dict[str, list[Any]] = {
+        "ids": [verdict for verdict, *_ in rows],
+        "golds": [gold for _, gold, *_ in rows],
+        "verdicts": [evaluate(right, given) for _, _, right, _, given in rows],
+        "yardsticks": [evaluate(right, teacher) for _, _, right, teacher, _ in rows],
+    }
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute(_SCORED, fresh)
+
+    log.transaction(work)
+    return len(rows)
+
+
+def said(log: Log, candidate: Candidate) -> Said:
+    """What there is of feedback about a candidate, as `stillroom status` shows it."""
+    ((scored, mean, complaints),) = log.query(
+        "SELECT count(score), avg(score), count(*) FILTER (score < ?) FROM feedback WHERE served_by = ?",
+        [LOW, candidate.id],
+    )
+    ((gold, covered),) = log.query(
+        "SELECT count(gold), count(*) FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered", [candidate.id]
+    )
+    return Said(scored, mean, complaints, gold, gold / covered if covered else 0.0)
+
+
+def audit_share(log: Log, candidate: Candidate, share: float) -> float:
+    """The share of exchanges to audit: `share`, once more for each complaint of late, up to MOST_MORE times it."""
+    ((complaints,),) = log.query(
+        "SELECT count(*) FROM feedback WHERE served_by = ? AND score < ? AND ts >= ?",
+        [candidate.id, LOW, datetime.now(UTC) - LATELY],
+    )
+    return float(min(1.0, share * min(1 + complaints, MOST_MORE)))
+
+
+def ignored(log: Log) -> int:
+    """Feedback that names an exchange of another tenant, or one that is not, or no longer, in the log."""
+    return int(log.query(_IGNORED)[0][0])

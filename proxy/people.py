@@ -55,7 +55,8 @@ def people(tenant: str | None, request: str, encoding: str, headers: str) -> fro
 def scrub(spool: Path, person: str, before: datetime, exchanges: frozenset[str] = frozenset()) -> Scrubbed:
     """Take the records of a person, given by digest, that began before `before` out of what the spool keeps.
 
-    Feedback about `exchanges` goes too, whenever it came. Segments not yet ingested are left. A file is replaced whole and keeps its age; one with no record left is removed.
+    Feedback about `exchanges` goes too, whenever it came. Segments not yet ingested are left. A file is replaced whole
+    and keeps its age; one with no record left is removed.
     """
     records = unclear = 0
     for scratch in spool.glob(f"*/*{_FRESH}"):
@@ -80,9 +81,9 @@ def _scrub(path: Path, person: str, before: datetime, exchanges: frozenset[str])
 
 def _about(line: bytes) -> frozenset[str]:
     """The exchanges that a line names where it is feedback; of a torn one, all it holds that may be an exchange."""
-    if FEEDBACK.encode() not in line:
-        return frozenset()
     text = _record(line)
+    if FEEDBACK not in text:
+        return frozenset()
     with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
         record = json.loads(text)
         about = named(decoded(record["request"], record["request_encoding"], json.dumps(record["request_headers"])))
@@ -93,8 +94,9 @@ def _about(line: bytes) -> frozenset[str]:
 def _record(line: bytes) -> str:
     """A line as the worker wrote it: in quarantine it is kept inside another, with the reason."""
     text = line.decode("utf-8", "replace")
-    with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
-        return _raw(json.loads(text))
+    if '"raw":' in text:  # In a record itself its bodies are JSON in JSON, with their quotes escaped.
+        with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
+            return _raw(json.loads(text))
     return text
 
 

@@ -53,7 +53,7 @@ _IGNORED = """
 SELECT count(*) FROM exchanges f
 WHERE f.path = '/v1/feedback' AND f.served_by = 'stillroom' AND f.status = 200 AND NOT EXISTS (
   SELECT 1 FROM exchanges e
-  WHERE e.id = f.response ->> '$.exchange' AND e.tenant IS NOT DISTINCT FROM f.tenant AND e.path <> '/v1/feedback')
+  WHERE e.id = (f.response ->> '$.exchange') AND e.tenant IS NOT DISTINCT FROM f.tenant AND e.path <> '/v1/feedback')
 """
 
 

@@ -106,7 +106,10 @@ def status_table(status: Mapping[str, Any]) -> None:
 
 def _feedback_lines(console: Console, name: str, said: Mapping[str, Any]) -> None:
     if said["gold"]:
-        console.print(f"{name}: {said['gold']} verdicts ({said['gold_share']:.0%}) are on the right answer")
+        console.print(
+            f"{name}: {said['gold']} verdicts ({said['gold_share']:.0%}) are on the right answer; there it was right "
+            f"{said['candidate_right']:.3f} of the time, the teacher {said['teacher_right']:.3f}"
+        )
     if said["scored"]:
         console.print(
             f"{name}: {said['scored']} of its answers were scored, {said['mean_score']:.2f} on average, "

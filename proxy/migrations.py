@@ -98,11 +98,14 @@ def _books_of_their_own(connection: duckdb.DuckDBPyConnection) -> None:
 def _evidence(connection: duckdb.DuckDBPyConnection) -> None:
     """A verdict's yardstick is how the teacher agrees with itself on the same exchange; NULL where nobody asked.
 
-    Where `gold` is set, both models' answers were scored against the right one, which that feedback has.
+    Where `gold` is set, both models' answers were scored against the right one, which that feedback has; the verdict
+    then is 1 + candidate_right - teacher_right, at most 1.
     """
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick DOUBLE")
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick_answer VARCHAR")
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS gold VARCHAR")
+    connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS candidate_right DOUBLE")
+    connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS teacher_right DOUBLE")
     connection.execute(FEEDBACK_VIEW)
     connection.execute(
         """CREATE TABLE IF NOT EXISTS freezes (

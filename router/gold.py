@@ -1,16 +1,15 @@
 """Owns right answers: the comparison of both models with what feedback says the answer should have been, paired.
 
-Must not draw conclusions. A verdict is how the candidate's answer agrees with the right one, its yardstick how the
-teacher's does: the test then asks whether the candidate is right as often, not whether it says the same.
+Must not draw conclusions. Let v say how the candidate's answer agrees with the right one, and y how the teacher's does.
+The verdict then is 1 + v - y, at most 1: whether the candidate is no worse, not whether it says the same.
 
 Answers come late, and for exchanges that people chose, mostly those they were not content with. Parity stays valid all
-the same: of an exchange without one, agreement a with the teacher stands for how much more often the candidate is
-right, as 1 + v - y >= a wherever an evaluator says equal or not (label, exact): who says the same is as right. So
-every verdict is at most what its right answer will make of it, whichever come, and when; and as the bets of
-`router.parity` are fixed, the wealth is never above that of somebody who knew all right answers from the start, which
-Ville's inequality bounds over all looks. A refutation may so come early, a proof may not. For graded verdicts (json)
-the step a <= 1 + v - y is only approximate. Not covered: a right answer that is corrected later, which is taken as it
-is now, and one for an exchange at which the teacher was asked again, whose yardstick it replaces.
+the same. Of an exchange without one, agreement a with the teacher stands for how much more often the candidate is
+right: a <= min(1, 1 + v - y) <= 1 + v - y wherever an evaluator says equal or not, since who says the same is as right.
+So every verdict is at most what its right answer would make of it, whichever come, and when; and as the bets of
+`router.parity` are fixed, the wealth is never above that of somebody who knew 1 + v - y of all exchanges from the
+start, which Ville's inequality bounds over all looks. A refutation may so come early, a proof may not. Only approximate
+where verdicts are graded (json), which break the first step a little, and where a right answer is corrected later.
 
 A bare score is about the one answer that was served. Those who complain are no fair sample, and nobody scored the other
 model's answer, so scores are shown and enter no test: a complaint makes audits, which are drawn by chance, more.
@@ -44,9 +43,9 @@ WHERE v.candidate = $candidate AND v.kind IN ('shadow', 'audit') AND f.gold IS D
 ORDER BY v.id LIMIT $limit
 """
 _SCORED = """
-UPDATE verdicts SET verdict = fresh.verdict, yardstick = fresh.yardstick, gold = fresh.gold
-FROM (SELECT unnest(CAST($ids AS VARCHAR[])) AS id, unnest(CAST($verdicts AS DOUBLE[])) AS verdict,
-             unnest(CAST($yardsticks AS DOUBLE[])) AS yardstick, unnest(CAST($golds AS VARCHAR[])) AS gold) AS fresh
+UPDATE verdicts SET verdict = least(1.0, 1.0 + v - y), candidate_right = v, teacher_right = y, gold = fresh.gold
+FROM (SELECT unnest(CAST($ids AS VARCHAR[])) AS id, unnest(CAST($candidate AS DOUBLE[])) AS v,
+             unnest(CAST($teacher AS DOUBLE[])) AS y, unnest(CAST($golds AS VARCHAR[])) AS gold) AS fresh
 WHERE verdicts.id = fresh.id
 """
 _IGNORED = """
@@ -59,7 +58,10 @@ WHERE f.path = '/v1/feedback' AND f.served_by = 'stillroom' AND f.status = 200 A
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What feedback said of a candidate: scores of answers it served; covered shadow verdicts on the right answer."""
+    """What feedback said of a candidate: scores of answers it served; covered shadow verdicts on the right answer.
+
+    How often both were right is shown, and proves nothing, as people chose the exchanges.
+    """
 
     scored: int
     mean_score: float | None
@@ -67,19 +69,26 @@ class Said:
     gold: int
     gold_share: float
     """Of the covered shadow verdicts."""
+    candidate_right: float | None
+    teacher_right: float | None
 
 
 def score_gold(log: Log, candidate: Candidate) -> int:
-    """Score the candidate's verdicts anew whose right answer has come since; returns how many, at most AT_ONCE."""
+    """Score the candidate's verdicts anew whose right answer has come since; returns how many, at most AT_ONCE.
+
+    None where the candidate's evaluator is none that compares two texts by itself.
+    """
+    evaluate = EVALUATORS.get(candidate.evaluator)
+    if evaluate is None:
+        return 0
     rows = log.query(_DUE, {"candidate": candidate.id, "redacted": _REDACTED, "limit": AT_ONCE})
     if not rows:
         return 0
-    evaluate = EVALUATORS[candidate.evaluator]
     fresh: dict[str, list[Any]] = {
         "ids": [verdict for verdict, *_ in rows],
         "golds": [gold for _, gold, *_ in rows],
-        "verdicts": [evaluate(right, given) for _, _, right, _, given in rows],
-        "yardsticks": [evaluate(right, teacher) for _, _, right, teacher, _ in rows],
+        "candidate": [evaluate(right, given) for _, _, right, _, given in rows],
+        "teacher": [evaluate(right, teacher) for _, _, right, teacher, _ in rows],
     }
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
@@ -95,10 +104,12 @@ def said(log: Log, candidate: Candidate) -> Said:
         "SELECT count(score), avg(score), count(*) FILTER (score < ?) FROM feedback WHERE served_by = ?",
         [LOW, candidate.id],
     )
-    ((gold, covered),) = log.query(
-        "SELECT count(gold), count(*) FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered", [candidate.id]
+    ((gold, covered, right, teacher_right),) = log.query(
+        "SELECT count(gold), count(*), avg(candidate_right), avg(teacher_right) FROM verdicts "
+        "WHERE candidate = ? AND kind = 'shadow' AND covered",
+        [candidate.id],
     )
-    return Said(scored, mean, complaints, gold, gold / covered if covered else 0.0)
+    return Said(scored, mean, complaints, gold, gold / covered if covered else 0.0, right, teacher_right)
 
 
 def audit_share(log: Log, candidate: Candidate, share: float) -> float:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -29,8 +30,9 @@ def tell(log: Log, exchange: str, tenant: str | None = None, ts: datetime | None
     return str(row["id"])
 
 
-def verdicts(log: Log) -> dict[str, tuple[float, float | None, str | None]]:
-    return {row[0]: row[1:] for row in log.query("SELECT exchange, verdict, yardstick, gold FROM verdicts")}
+def verdicts(log: Log) -> dict[str, tuple[float, float | None, float | None, str | None]]:
+    found = "SELECT exchange, verdict, candidate_right, teacher_right, gold FROM verdicts"
+    return {row[0]: row[1:] for row in log.query(found)}
 
 
 def shadowed(log: Log, answer: str = "billing", teacher: str = "billing", **columns: Any) -> str:
@@ -56,26 +58,26 @@ def test_both_answers_are_scored_on_the_right_one_whoever_it_was_that_answered_f
     wanted = {}
     for (answer, teacher, right), pair in cases.items():
         exchange = shadowed(log, answer, teacher)
-        wanted[exchange] = (*pair, tell(log, exchange, answer=right))
+        wanted[exchange] = (float(pair[0] >= pair[1]), *pair, tell(log, exchange, answer=right))
     (served,) = insert(log, ["x"], answer="billing", served_by=candidate.id)  # The candidate's answer.
     judged(log, candidate, [0.0], kind="audit", exchange=served, answer="shipping")
-    wanted[served] = (0.0, 1.0, tell(log, served, answer="shipping"))
+    wanted[served] = (0.0, 0.0, 1.0, tell(log, served, answer="shipping"))
     plain = shadowed(log)
     assert score_gold(log, candidate) == 5
-    assert verdicts(log) == wanted | {plain: (1.0, None, None)}
+    assert verdicts(log) == wanted | {plain: (1.0, None, None, None)}
     assert score_gold(log, candidate) == 0
-    assert said(log, candidate) == Said(0, None, 0, 4, 0.8)
+    assert said(log, candidate) == Said(0, None, 0, 4, 0.8, 0.5, 0.5)
 
 
 def test_the_last_right_answer_counts(log: Log) -> None:
     candidate, exchange = known_one(log), shadowed(log, "billing", "shipping")
     tell(log, exchange, answer="shipping")
     assert score_gold(log, candidate) == 1
-    assert verdicts(log)[exchange][:2] == (0.0, 1.0)
+    assert verdicts(log)[exchange][:3] == (0.0, 0.0, 1.0)
     last = tell(log, exchange, answer="billing")
     tell(log, exchange, score=0.3)
     assert score_gold(log, candidate) == 1
-    assert verdicts(log)[exchange] == (1.0, 0.0, last)
+    assert verdicts(log)[exchange] == (1.0, 1.0, 0.0, last)
 
 
 def test_what_cannot_be_compared_stays(log: Log) -> None:
@@ -115,7 +117,15 @@ def test_scores_enter_no_test_but_make_audits_more(log: Log) -> None:
     assert found.mean_score == pytest.approx(1.4 / 8)
     assert standing(log, candidate, RouterSettings())["feedback"] == {
         "scored": 8, "mean_score": found.mean_score, "complaints": 7, "gold": 0, "gold_share": 0.0,
+        "candidate_right": None, "teacher_right": None,
     }  # fmt: skip
+
+
+def test_only_an_evaluator_of_ours_can_say(log: Log) -> None:
+    exchange = shadowed(log)
+    tell(log, exchange, answer="shipping")
+    assert score_gold(log, replace(known_one(log), evaluator="another")) == 0
+    assert verdicts(log)[exchange] == (1.0, None, None, None)
 
 
 def test_feedback_that_names_no_exchange_of_its_tenant_is_counted(log: Log) -> None:
@@ -140,11 +150,8 @@ def test_whichever_right_answers_come_nobody_gets_richer_than_with_all_of_them(
     """What the docstring of `router.gold` argues: the wealth with some right answers is at most that with all."""
     score = EVALUATORS["label"]
     whole = np.array([1 + score(right, given) - score(right, teacher) for given, teacher, right, _ in rows])
-    some = np.array(
-        [
-            1 + score(right, given) - score(right, teacher) if told else score(teacher, given)
-            for given, teacher, right, told in rows
-        ]
-    )
+    agreed = np.array([score(teacher, given) for given, teacher, _, _ in rows])
+    some = np.where([told for *_, told in rows], np.minimum(1, whole), agreed)
+    assert (agreed <= some).all()
     assert (some <= whole).all()
     assert (log_wealth(some / 2, (1 - margin) / 2) <= log_wealth(whole / 2, (1 - margin) / 2) + 1e-9).all()

@@ -34,11 +34,11 @@ LOW = 0.5  # A score below it is a complaint.
 # Placeholders are numbered anew in each exchange: an answer that holds one cannot be compared with another exchange's.
 _REDACTED = rf"\[({'|'.join(KINDS)})_\d+\]"
 _DUE = """
-SELECT v.id, f.gold, f.answer, CASE WHEN v.kind = 'audit' THEN v.answer ELSE e.answer END AS teacher,
+SELECT v.id, f.gold, e.request, f.answer, CASE WHEN v.kind = 'audit' THEN v.answer ELSE e.answer END AS teacher,
        CASE WHEN v.kind = 'audit' THEN e.answer ELSE v.answer END AS candidate
 FROM verdicts v JOIN feedback f ON f.exchange = v.exchange JOIN exchanges e ON e.id = v.exchange
 WHERE v.candidate = $candidate AND v.kind IN ('shadow', 'audit') AND f.gold IS DISTINCT FROM v.gold
-  AND v.answer IS NOT NULL AND e.answer IS NOT NULL AND f.answer IS NOT NULL
+  AND v.answer IS NOT NULL AND e.answer IS NOT NULL AND e.tool_calls IS NULL AND f.answer IS NOT NULL
   AND NOT regexp_matches(f.answer, $redacted)
 ORDER BY v.id LIMIT $limit
 """
@@ -57,7 +57,7 @@ WHERE f.path = '/v1/feedback' AND f.served_by = 'stillroom' AND f.status = 200 A
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Told:
     """What feedback said of a candidate: scores of answers it served; covered shadow verdicts on the right answer.
 
     How often both were right is shown, and proves nothing, as people chose the exchanges.
@@ -78,8 +78,7 @@ def score_gold(log: Log, candidate: Candidate) -> int:
 
     None where the candidate's evaluator is none that compares two texts by itself.
     """
-    evaluate = EVALUATORS.get(candidate.evaluator)
-    if evaluate is None:
+    if candidate.evaluator not in EVALUATORS:
         return 0
     rows = log.query(_DUE, {"candidate": candidate.id, "redacted": _REDACTED, "limit": AT_ONCE})
     if not rows:
@@ -87,8 +86,8 @@ def score_gold(log: Log, candidate: Candidate) -> int:
     fresh: dict[str, list[Any]] = {
         "ids": [verdict for verdict, *_ in rows],
         "golds": [gold for _, gold, *_ in rows],
-        "candidate": [evaluate(right, given) for _, _, right, _, given in rows],
-        "teacher": [evaluate(right, teacher) for _, _, right, teacher, _ in rows],
+        "candidate": [_agreement(candidate, request, right, given) for _, _, request, right, _, given in rows],
+        "teacher": [_agreement(candidate, request, right, teacher) for _, _, request, right, teacher, _ in rows],
     }
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
@@ -98,7 +97,11 @@ def score_gold(log: Log, candidate: Candidate) -> int:
     return len(rows)
 
 
-def said(log: Log, candidate: Candidate) -> Said:
+def _agreement(candidate: Candidate, request: str, right: str, given: str) -> float:
+    return EVALUATORS[candidate.evaluator](right, given)
+
+
+def told(log: Log, candidate: Candidate) -> Told:
     """What there is of feedback about a candidate, as `stillroom status` shows it."""
     ((scored, mean, complaints),) = log.query(
         "SELECT count(score), avg(score), count(*) FILTER (score < ?) FROM feedback WHERE served_by = ?",
@@ -109,7 +112,7 @@ def said(log: Log, candidate: Candidate) -> Said:
         "WHERE candidate = ? AND kind = 'shadow' AND covered",
         [candidate.id],
     )
-    return Said(scored, mean, complaints, gold, gold / covered if covered else 0.0, right, teacher_right)
+    return Told(scored, mean, complaints, gold, gold / covered if covered else 0.0, right, teacher_right)
 
 
 def audit_share(log: Log, candidate: Candidate, share: float) -> float:

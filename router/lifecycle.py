@@ -14,7 +14,7 @@ from proxy.errors import Refused
 from proxy.log import Log
 from router.candidates import UNREACHABLE, UNSURE
 from router.evidence import Evidence, audit, certificate, evidence, in_words
-from router.gold import said
+from router.gold import told
 from router.parity import Parity
 from router.policy import Policy, Route, save_policy
 from router.registry import (
@@ -163,7 +163,7 @@ def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[s
         "verdict": in_words(candidate, found),
         "evidence": asdict(found),
         "tried": asdict(_tried(log, candidate, settings)),
-        "feedback": asdict(said(log, candidate)),
+        "feedback": asdict(told(log, candidate)),
     }
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,12 +133,20 @@ def test_what_names_nothing_names_nothing() -> None:
     assert [named(text) for text in ("", "[1]", "{}", '{"exchange": 1}', '"' + ID + '"', "[" * 200_000)] == [None] * 6
 
 
+def spooled(folder: Path) -> str:
+    """What is in the spool at this moment, in segments open or closed; one that is just renamed is looked for again."""
+    with contextlib.suppress(FileNotFoundError):
+        return "".join(path.read_text() for path in folder.iterdir())
+    return spooled(folder)
+
+
 def test_feedback_is_recorded_before_the_200_and_never_relayed(tmp_path: Path) -> None:
     with raw_server(b"HTTP/1.1 500 no\r\nContent-Length: 0\r\n\r\n") as (url, got), proxying(url, tmp_path) as proxy:
         with proxy.client() as client:
             receipt = client.post(
                 "/feedback", cast_to=dict[str, Any], body={"exchange": ID, "correct": False, "answer": "Good day"}
             )
+            assert receipt["id"] in spooled(tmp_path)  # Already, while the worker still has the segment open.
             with pytest.raises(openai.BadRequestError, match="did you mean 'answer'") as refused:
                 client.post("/feedback", cast_to=dict[str, Any], body={"exchange": ID, "answr": "x"})
         assert (refused.value.code, refused.value.type) == ("invalid_feedback", "invalid_request_error")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.ids import ulid
 from proxy.log import Log
 from router.evaluators import EVALUATORS
-from router.gold import MOST_MORE, Said, audit_share, ignored, said, score_gold
+from router.gold import MOST_MORE, Told, audit_share, ignored, score_gold, told
 from router.lifecycle import standing
 from router.parity import log_wealth
 from router.registry import Candidate, candidates
@@ -39,16 +39,16 @@ def shadowed(log: Log, answer: str = "billing", teacher: str = "billing", **colu
     """An exchange, and the verdict of the candidate's answer to it."""
     (exchange,) = insert(log, ["x"], answer=teacher)
     agreed = EVALUATORS["label"](teacher, answer)
-    judged(log, known_one(log), [agreed], exchange=exchange, answer=answer, **columns)
+    judged(log, candidate_of(log), [agreed], exchange=exchange, answer=answer, **columns)
     return exchange
 
 
-def known_one(log: Log) -> Candidate:
+def candidate_of(log: Log) -> Candidate:
     return (candidates(log) or [known(log)])[0]
 
 
 def test_both_answers_are_scored_on_the_right_one_whoever_it_was_that_answered_first(log: Log) -> None:
-    candidate = known_one(log)
+    candidate = candidate_of(log)
     cases = {
         ("shipping", "billing", "shipping"): (1.0, 0.0),  # (the candidate's, the teacher's, the right one)
         ("shipping", "billing", "Billing."): (0.0, 1.0),
@@ -66,11 +66,11 @@ def test_both_answers_are_scored_on_the_right_one_whoever_it_was_that_answered_f
     assert score_gold(log, candidate) == 5
     assert verdicts(log) == wanted | {plain: (1.0, None, None, None)}
     assert score_gold(log, candidate) == 0
-    assert said(log, candidate) == Said(0, None, 0, 4, 0.8, 0.5, 0.5)
+    assert told(log, candidate) == Told(0, None, 0, 4, 0.8, 0.5, 0.5)
 
 
 def test_the_last_right_answer_counts(log: Log) -> None:
-    candidate, exchange = known_one(log), shadowed(log, "billing", "shipping")
+    candidate, exchange = candidate_of(log), shadowed(log, "billing", "shipping")
     tell(log, exchange, answer="shipping")
     assert score_gold(log, candidate) == 1
     assert verdicts(log)[exchange][:3] == (0.0, 0.0, 1.0)
@@ -81,7 +81,7 @@ def test_the_last_right_answer_counts(log: Log) -> None:
 
 
 def test_what_cannot_be_compared_stays(log: Log) -> None:
-    candidate = known_one(log)
+    candidate = candidate_of(log)
     exchanges = [shadowed(log) for _ in range(3)]
     tell(log, exchanges[0], answer="[EMAIL_1] asked")  # Which value that is, another exchange does not know.
     tell(log, exchanges[1], tenant="another", answer="shipping")
@@ -95,7 +95,7 @@ def test_what_cannot_be_compared_stays(log: Log) -> None:
 
 
 def test_scores_enter_no_test_but_make_audits_more(log: Log) -> None:
-    candidate = known_one(log)
+    candidate = candidate_of(log)
     served = insert(log, ["x"] * 8, served_by=candidate.id)
     (teachers,) = insert(log, ["x"])
     tell(log, teachers, score=0.0)
@@ -112,7 +112,7 @@ def test_scores_enter_no_test_but_make_audits_more(log: Log) -> None:
     assert audit_share(log, candidate, 0.0) == 0.0
     assert score_gold(log, candidate) == 0
     assert log.query("SELECT count(*) FROM verdicts") == [(0,)]
-    found = said(log, candidate)
+    found = told(log, candidate)
     assert (found.scored, found.complaints, found.gold, found.gold_share) == (8, 7, 0, 0.0)
     assert found.mean_score == pytest.approx(1.4 / 8)
     assert standing(log, candidate, RouterSettings())["feedback"] == {
@@ -124,7 +124,7 @@ def test_scores_enter_no_test_but_make_audits_more(log: Log) -> None:
 def test_only_an_evaluator_of_ours_can_say(log: Log) -> None:
     exchange = shadowed(log)
     tell(log, exchange, answer="shipping")
-    assert score_gold(log, replace(known_one(log), evaluator="another")) == 0
+    assert score_gold(log, replace(candidate_of(log), evaluator="another")) == 0
     assert verdicts(log)[exchange] == (1.0, None, None, None)
 
 
@@ -151,7 +151,7 @@ def test_whichever_right_answers_come_nobody_gets_richer_than_with_all_of_them(
     score = EVALUATORS["label"]
     whole = np.array([1 + score(right, given) - score(right, teacher) for given, teacher, right, _ in rows])
     agreed = np.array([score(teacher, given) for given, teacher, _, _ in rows])
-    some = np.where([told for *_, told in rows], np.minimum(1, whole), agreed)
+    some = np.where([known for *_, known in rows], np.minimum(1, whole), agreed)
     assert (agreed <= some).all()
     assert (some <= whole).all()
     assert (log_wealth(some / 2, (1 - margin) / 2) <= log_wealth(whole / 2, (1 - margin) / 2) + 1e-9).all()

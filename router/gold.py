@@ -33,6 +33,11 @@ LOW = 0.5  # A score below it is a complaint.
 
 # Placeholders are numbered anew in each exchange: an answer that holds one cannot be compared with another exchange's.
 _REDACTED = rf"\[({'|'.join(KINDS)})_\d+\]"
+# Looked at in every round, so without any text; what is found may still turn out not to be comparable.
+_ANY_NEW = """
+SELECT 1 FROM verdicts v JOIN feedback f ON f.exchange = v.exchange
+WHERE v.candidate = ? AND f.gold IS NOT NULL AND f.gold IS DISTINCT FROM v.gold LIMIT 1
+"""
 _DUE = """
 SELECT v.id, f.gold, e.request, f.answer, CASE WHEN v.kind = 'audit' THEN v.answer ELSE e.answer END AS teacher,
        CASE WHEN v.kind = 'audit' THEN e.answer ELSE v.answer END AS candidate
@@ -78,7 +83,7 @@ def score_gold(log: Log, candidate: Candidate) -> int:
 
     None where the candidate's evaluator is none that compares two texts by itself.
     """
-    if candidate.evaluator not in EVALUATORS:
+    if candidate.evaluator not in EVALUATORS or not log.query(_ANY_NEW, [candidate.id]):
         return 0
     rows = log.query(_DUE, {"candidate": candidate.id, "redacted": _REDACTED, "limit": AT_ONCE})
     if not rows:

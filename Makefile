@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance install clean
+.PHONY: demo test lint install clean
+.PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
+.PHONY: bench-evidence bench-gate bench-judge bench-damage
 
 install: $(VENV)/.ready
 
@@ -50,9 +52,17 @@ bench-hostile: install
 bench-admin: install
 	$(BIN)/python -m tests.bench.admin $(BENCH)
 
+# The tests' error rates and sample sizes, simulated; takes about 5 minutes. BENCH='--candidates 1000' takes less than one.
+bench-evidence: install
+	$(BIN)/python -m tests.bench.evidence $(BENCH)
+
 # Takes about 20 minutes, nearly all of it vLLM's; BENCH='--upstream replay' takes three: tests/conformance/run.py.
 bench-conformance: install
 	$(BIN)/python -m tests.conformance.run $(BENCH)
+
+# A certified student is silently damaged; takes about 5 minutes. BENCH='--audit 0.2' for more audits.
+bench-damage: install
+	$(BIN)/python -m tests.bench.damage $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from distiller.command_line import Command, build_parser
 from distiller.command_tools import opened_log, sentence, show
-from distiller.evidence_commands import certificate, promote, rollback, status
+from distiller.evidence_commands import certificate, freeze, promote, rollback, status
 from distiller.settings import Settings, load_settings
 from proxy.errors import BadInput, StillroomError
 
@@ -305,8 +305,8 @@ async def _until_signal(work: Callable[[Any], Any]) -> None:
 COMMANDS: Mapping[str, Command] = {
     command.__name__.replace("_", "-"): command
     for command in (
-        serve, worker, controller, demo, tasks, distill, certificate, promote, rollback, keys, erase, status, report,
-        sql, replay_teacher, doctor,
+        serve, worker, controller, demo, tasks, distill, certificate, promote, rollback, freeze, keys, erase, status,
+        report, sql, replay_teacher, doctor,
     )
 }  # fmt: skip
 

@@ -33,13 +33,16 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     made.add_argument("--traffic", type=Path, help="recorded traffic; without it, traffic is generated")
     made.add_argument("--folder", type=Path, default=Path("demo-data"), help="where the demo works (made anew)")
     add("tasks", "stillroom tasks --json", shared, scripted)
-    for name in ("distill", "certificate", "promote", "rollback"):
+    reasoned = ("rollback", "freeze")
+    for name in ("distill", "certificate", "promote", "rollback", "freeze"):
         extra = () if name == "certificate" else (scripted,)
         example = f"stillroom {name} triage-support-tickets-1f3a9c2e"
-        made = add(name, example + (' --reason "wrong on refunds"' if name == "rollback" else ""), shared, *extra)
+        made = add(name, example + (' --reason "wrong on refunds"' if name in reasoned else ""), shared, *extra)
         made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
-        if name == "rollback":
-            made.add_argument("--reason", required=True, help="kept with the transition")
+        if name in reasoned:
+            made.add_argument("--reason", required=True, help="kept in the log")
+        if name == "freeze":
+            made.add_argument("--off", action="store_true", help="thaw it")
     made = add("keys", "stillroom keys create billing-bot --model gpt-4o --budget 50", shared, scripted)
     made.add_argument("action", choices=["create", "list", "revoke"])
     made.add_argument("name", metavar="NAME", nargs="?", help="who the key is for")

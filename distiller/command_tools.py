@@ -43,6 +43,6 @@ def show(arguments: argparse.Namespace, value: Any, table: Callable[[Any], None]
     return 0
 
 
-def sentence(text: str) -> Callable[[dict[str, str]], None]:
+def sentence(text: str) -> Callable[[dict[str, Any]], None]:
     """A table that is one line of text with the value's fields put in."""
     return lambda value: print(text.format(**value))

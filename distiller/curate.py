@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any
@@ -56,6 +56,8 @@ class Recorded:
     finish_reason: str | None
     tool_calls: bool
     conversation: str | None
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """The whole body, for evaluators."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ EARLIER_AT_ONCE, LATER_AT_ONCE = 16, 3
 ENGINE_WAIT = 600.0
 LOOK_SECONDS = 2.0  # each look costs a query, on the cores the engine needs
 
-# What the demo changes of the defaults, and why: small numbers make the loop visible in minutes.
+# What the demo changes of the defaults, and why: small numbers make the loop visible in minutes, and the
+# teacher is a replay that answers at once, so that any student is slow beside it.
 TOML = """home = "home"
 [proxy]
 port = {port}
@@ -54,8 +55,9 @@ key_env = "{key}"
 [spool]
 rotate_seconds = 0.5
 [router]
-canary_share = 0.25
-canary_exchanges = 10
+canary_shares = [0.25, 0.5]
+canary_exchanges = 5
+max_slowdown = 0.0
 audit_share = 0.2
 shadow_concurrency = 16
 candidate_concurrency = {at_once}

@@ -27,10 +27,12 @@ from distiller.train import Trained, TrainSettings, train
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from router.coverage import Threshold, choose_threshold
-from router.evaluators import EVALUATORS, choose_evaluator, normalise
+from router.evaluators import Evaluator, evaluator, evaluator_for, known_labels
 from router.ledger import charge
-from router.prompt import static_lines, student_messages
+from router.prompt import extra_lines, static_lines, student_messages
 from router.registry import register
+from router.said import Said
+from router.settings import TaskSettings
 
 GOLDEN = 8
 # Told what is being done, how far it is and of how much.
@@ -80,6 +82,8 @@ class _Data:
     holdout: Sequence[Recorded]
     static: frozenset[str]
     evaluator: str
+    declared: TaskSettings
+    score: Evaluator
     labels: tuple[str, ...]
 
 
@@ -87,7 +91,7 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
     """Distill one student for `task`; Refused when there is too little to learn from, with how much is missing."""
     started = time.perf_counter()
     options = settings.distiller
-    data = _dataset(log, task, options)
+    data = _dataset(log, task, options, settings.router.tasks.get(task, TaskSettings()))
     on_progress(f"base model {options.base}", 0, 1)
     base = resolve_base(options.base, settings.folder / "bases")
     encoded, left_out = _encoded(base, data, options)
@@ -128,7 +132,7 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
     )
 
 
-def _dataset(log: Log, task: str, options: DistillerSettings) -> _Data:
+def _dataset(log: Log, task: str, options: DistillerSettings, declared: TaskSettings) -> _Data:
     snapshot = log.snapshot()
     rows = [_recorded(*row) for row in log.query(_ROWS.format(version=snapshot), [task, options.max_rows])]
     if not rows:
@@ -141,7 +145,7 @@ def _dataset(log: Log, task: str, options: DistillerSettings) -> _Data:
         )
     parts: Split = split(curation.kept, min(options.holdout, len(curation.kept) // 5))
     answers = [row.answer for row in parts.train]
-    evaluator = choose_evaluator(answers)
+    name, score = _scoring(task, declared, parts)
     return _Data(
         snapshot=snapshot,
         read=len(rows),
@@ -149,18 +153,32 @@ def _dataset(log: Log, task: str, options: DistillerSettings) -> _Data:
         train=parts.train,
         holdout=parts.holdout,
         static=static_lines([row.messages for row in parts.train]),
-        evaluator=evaluator,
-        labels=tuple(sorted({normalise(answer) for answer in answers})) if evaluator == "label" else (),
+        evaluator=name,
+        declared=declared,
+        score=score,
+        labels=known_labels(answers, declared.aliases) if name == "label" else (),
     )
+
+
+def _scoring(task: str, declared: TaskSettings, parts: Split) -> tuple[str, Evaluator]:
+    """The evaluator's name and itself, tried on one exchange: nobody trains for an hour to learn that it raises."""
+    name = evaluator_for(declared, [Said(row.answer) for row in parts.train])
+    if name == "tools":
+        raise Refused(f"task {task!r} is declared to call tools, and students answer in text: drop its evaluator")
+    score = evaluator(name, declared.aliases, declared.sets)
+    said = Said(parts.train[-1].answer)
+    score(parts.train[-1].request, said, said)
+    return name, score
 
 
 def _recorded(
     identity: str, ts: Any, request: str, answer: str, status: int, partial: bool, finish: str | None, calls: bool
 ) -> Recorded:
-    messages = tuple(json.loads(request)["messages"])
+    body = json.loads(request)
+    messages = tuple(body["messages"])
     # A later turn of the same conversation repeats its opening; a single turn has nothing to keep together.
     opening = json.dumps(messages[: _first_user(messages) + 1]) if len(messages) > 2 else None
-    return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening)
+    return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening, body)
 
 
 def _first_user(messages: Sequence[Mapping[str, Any]]) -> int:
@@ -220,11 +238,14 @@ def _student_prompts(data: _Data) -> list[list[dict[str, str]]]:
 
 
 def _verdicts(data: _Data, answers: Sequence[Generated]) -> list[float]:
-    score = EVALUATORS[data.evaluator]
     return [
-        score(row.answer, answer.text) if answer.finished else 0.0
+        _verdict(data, row, answer.text) if answer.finished else 0.0
         for row, answer in zip(data.holdout, answers, strict=True)
     ]
+
+
+def _verdict(data: _Data, row: Recorded, text: str) -> float:
+    return data.score(row.request, Said(row.answer), Said(text))
 
 
 def _threshold(answers: Sequence[Generated], verdicts: Sequence[float], margin: float) -> Threshold | None:
@@ -247,14 +268,13 @@ def _holdout(
     untuned = generate(
         base, None, whole, limit, _threads(options), lambda i, n: on_progress("untuned base as control", i, n)
     )
-    score = EVALUATORS[data.evaluator]
     common = Counter(row.answer for row in data.train).most_common(1)[0][0]
     return Holdout(
         rows=len(verdicts),
         student=_mean(verdicts),
-        base=_mean([score(row.answer, answer.text) for row, answer in zip(rows, untuned, strict=True)]),
+        base=_mean([_verdict(data, row, answer.text) for row, answer in zip(rows, untuned, strict=True)]),
         base_rows=len(rows),
-        majority=_mean([score(row.answer, common) for row in data.holdout]),
+        majority=_mean([_verdict(data, row, common) for row in data.holdout]),
     )
 
 
@@ -263,7 +283,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _card(data: _Data, answers: Sequence[Generated], base: Path, limit: int) -> dict[str, Any]:
-    """What serving needs to know of the student, golden prompts included."""
+    """What serving and judging need to know of the student, golden prompts and what was declared included."""
     golden = [
         {"messages": prompt, "text": answer.text}
         for prompt, answer in zip(_student_prompts(data), answers, strict=True)
@@ -274,7 +294,10 @@ def _card(data: _Data, answers: Sequence[Generated], base: Path, limit: int) -> 
     return {
         "base": str(base),
         "static": sorted(data.static),
+        "extra_lines": max(extra_lines(row.messages, data.static) for row in [*data.train, *data.holdout]),
         "labels": list(data.labels),
+        "aliases": data.declared.aliases,
+        "sets": list(data.declared.sets),
         "max_tokens": limit,
         "data_until": max(row.ts for row in [*data.train, *data.holdout]).isoformat(),
         "golden": golden,

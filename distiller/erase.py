@@ -52,7 +52,7 @@ _BREATH = 0.2
 _AT_ONCE = 1000  # rows held while looking through the log
 _UNLINK = (
     "UPDATE verdicts SET answer = NULL, yardstick_answer = NULL {among} "
-    "AND coalesce(answer, yardstick_answer) IS NOT NULL",
+    "AND (answer IS NOT NULL OR yardstick_answer IS NOT NULL)",
     "UPDATE verdicts SET exchange = fresh {among}",
     # A teacher's charge has its exchange's id for its own.
     "UPDATE spend SET exchange = fresh, id = uuid()::VARCHAR {among}",

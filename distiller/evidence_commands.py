@@ -13,16 +13,26 @@ from distiller.settings import load_settings
 def status(arguments: argparse.Namespace) -> int:
     """Show stages, evidence and the engine."""
     from distiller.terminal import status_table
+    from router.freezes import frozen
     from router.gold import ignored
     from router.lifecycle import standing
     from router.registry import candidates
+    from router.templates import changes
 
     settings = load_settings(arguments.config)
     log = opened_log(settings)
     engine = settings.engine_state
     state = json.loads(engine.read_text()) if engine.exists() else {"state": "not started", "reason": "no student yet"}
-    found = [standing(log, candidate, settings.router) for candidate in candidates(log)]
-    return show(arguments, {"engine": state, "candidates": found, "feedback_ignored": ignored(log)}, status_table)
+    known = candidates(log)
+    found = [standing(log, candidate, settings.router) for candidate in known]
+    ice = {
+        task: {"since": one.since.isoformat(timespec="minutes"), "reason": one.reason}
+        for task, one in frozen(log).items()
+    }
+    changed = [change.words for change in changes(log, known)]
+    shown = {"engine": state, "candidates": found, "frozen": ice, "changed": changed}
+    shown["feedback_ignored"] = ignored(log)
+    return show(arguments, shown, status_table)
 
 
 def certificate(arguments: argparse.Namespace) -> int:
@@ -41,14 +51,26 @@ def certificate(arguments: argparse.Namespace) -> int:
 
 
 def promote(arguments: argparse.Namespace) -> int:
-    """Take a task's newest certified candidate one stage on."""
+    """Take a task's newest certified candidate one step on."""
     from router.lifecycle import promote as run
 
     settings = load_settings(arguments.config)
     log = opened_log(settings)
-    candidate, stage = run(log, arguments.task)
+    candidate = run(log, arguments.task, settings.router)
     republish(log, settings)
-    return show(arguments, {"candidate": candidate.id, "stage": stage}, sentence("{candidate} is now: {stage}"))
+    moved = {"candidate": candidate.id, "stage": candidate.stage, "share": candidate.share}
+    return show(arguments, moved, sentence("{candidate} is now: {stage}, with {share:.3g} of the conversations"))
+
+
+def freeze(arguments: argparse.Namespace) -> int:
+    """Keep a task as it is: nothing is promoted or distilled by itself."""
+    from router.freezes import freeze as run
+    from router.freezes import thaw
+
+    log = opened_log(load_settings(arguments.config))
+    (thaw if arguments.off else run)(log, arguments.task, arguments.reason)
+    text = "{task} moves by itself again" if arguments.off else "{task} is frozen: it can still be taken back"
+    return show(arguments, {"task": arguments.task, "frozen": not arguments.off}, sentence(text))
 
 
 def rollback(arguments: argparse.Namespace) -> int:

@@ -38,6 +38,7 @@ from proxy.translate import translating
 from proxy.vitals import Observed, Vitals
 from proxy.waiting import pause
 from router.controller import Controller, only_one
+from router.freezes import frozen
 from router.ledger import charge
 from router.prices import cost, price_map
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, Watch
@@ -217,7 +218,7 @@ def _tracing(log: Log, settings: Settings) -> "Tracing":
 
 
 def due(log: Log, fewest: int, fewest_ever: int) -> list[str]:
-    """Tasks with enough new exchanges: since the newest candidate's data, or ever where there is none."""
+    """Tasks with enough new exchanges: since the newest candidate's data, or ever where there is none; none frozen."""
     rows = log.query(
         """
         WITH newest AS (
@@ -232,7 +233,8 @@ def due(log: Log, fewest: int, fewest_ever: int) -> list[str]:
         """,
         [max(fewest, fewest_ever), fewest],
     )
-    return [row[0] for row in rows]
+    held = frozen(log)
+    return [task for (task,) in rows if task not in held]
 
 
 def _adapters(wanted: list[Candidate]) -> tuple[dict[str, Path], dict[str, list[Golden]]]:

@@ -16,6 +16,7 @@ from proxy.settings import (
     parse,
     read_toml,
 )
+from router.evaluators import check_declared
 from router.settings import MoneySettings, RouterSettings
 
 DEFAULT_FILE = "stillroom.toml"
@@ -144,12 +145,23 @@ def _check(settings: Settings) -> None:
     for name, value in shares.items():
         if not 0 < value < 1:
             raise BadInput(f"router.{name} must lie between 0 and 1, for example 0.05, not {value}")
-    for name in ("canary_share", "audit_share", "max_failures"):
+    steps = settings.router.canary_shares
+    if not steps or sorted(set(steps)) != list(steps) or steps[0] <= 0 or steps[-1] > 1:
+        raise BadInput(f"router.canary_shares must be rising shares above 0, such as [0.01, 0.05], not {list(steps)}")
+    for name in ("holdback_share", "audit_share", "ceiling_share", "max_failures"):
         if not 0 <= getattr(settings.router, name) <= 1:
             raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(settings.router, name)}")
+    for name in ("max_slowdown", "cooldown_hours"):
+        if not 0 <= getattr(settings.router, name) < float("inf"):
+            raise BadInput(f"router.{name} must be 0 (off) or more, not {getattr(settings.router, name)}")
     for task, said in settings.router.tasks.items():
         if said.promote not in ("auto", "manual"):
             raise BadInput(f'router.tasks.{task}.promote must be "auto" or "manual", not {said.promote!r}')
+        if said.evaluator:
+            try:
+                check_declared(said, said.evaluator)
+            except BadInput as error:
+                raise BadInput(f"router.tasks.{task}: {error}") from None
     if settings.distiller.rank > settings.serving.max_lora_rank:
         raise BadInput(
             f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "

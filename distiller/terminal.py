@@ -94,9 +94,13 @@ def status_table(status: Mapping[str, Any]) -> None:
     console.print(f"engine: {engine['state']}" + (f" ({engine['reason']})" if engine.get("reason") else ""))
     for name, problem in engine.get("failed", {}).items():
         console.print(f"  not served: {name}: {problem}")
-    table = Table("task", "candidate", "stage", "why", "evidence", title="Candidates")
+    for task, freeze in status["frozen"].items():
+        console.print(f"frozen: {task}, since {freeze['since']}: {freeze['reason']}")
+    for change in status["changed"]:
+        console.print(change, soft_wrap=True)
+    table = Table("task", "candidate", "stage", "why", "evidence", "next", title="Candidates")
     for candidate in status["candidates"]:
-        table.add_row(*(str(candidate[key]) for key in ("task", "candidate", "stage", "reason", "verdict")))
+        table.add_row(*(str(candidate[key]) for key in ("task", "candidate", "stage", "reason", "verdict", "next")))
     console.print(table)
     for candidate in status["candidates"]:
         _feedback_lines(console, candidate["candidate"], candidate["feedback"])

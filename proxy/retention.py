@@ -58,7 +58,7 @@ def _drop(log: Log, spool: Path, limit: datetime) -> int:
         old = {"limit": limit, "kept": [name for (name,) in segments if name is not None and _kept(spool, name)]}
         connection.execute(
             "UPDATE verdicts SET answer = NULL, yardstick_answer = NULL "
-            "WHERE coalesce(answer, yardstick_answer) IS NOT NULL AND exchange IN "
+            "WHERE (answer IS NOT NULL OR yardstick_answer IS NOT NULL) AND exchange IN "
             f"(SELECT id FROM exchanges WHERE {_OLD})",
             old,
         )

@@ -123,7 +123,7 @@ def task_of(body: Mapping[str, Any], header: str | None) -> str:
         if not _HEADER.fullmatch(header):
             raise BadInput("x-stillroom-task must be 1-80 characters of A-Z a-z 0-9 . _ - and not start with a dot")
         return header
-    parts = (skeleton(_instructions(body)), _tools(body), _format(body))
+    parts = (skeleton(instructions(body)), _tools(body), _format(body))
     if not any(parts):
         return "untitled"
     digest = blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
@@ -345,7 +345,7 @@ def _section_end(lines: Sequence[str], blank: Sequence[bool], begin: int, final:
     return final if begin < final and _LAST_ORDER.match(lines[final]) else len(lines)
 
 
-def _instructions(body: Mapping[str, Any]) -> str:
+def instructions(body: Mapping[str, Any]) -> str:
     """What the request is told before the user speaks; empty for a plain completion, whose prompt is all input."""
     own = body.get("instructions")
     parts = [own] if isinstance(own, str) else []

@@ -18,12 +18,14 @@ from proxy.ids import ulid
 from router.confidence import confidence
 from router.evaluators import well_formed
 from router.policy import Route
-from router.prompt import student_messages
+from router.prompt import changed, student_messages
+from router.said import Said
 
 # What a narrow text student cannot do as the teacher would; such requests stay with the teacher.
 _TEACHER_ONLY = ("tools", "functions", "logprobs", "top_logprobs", "audio", "stop", "logit_bias", "web_search_options")
 # Reasons that others tell apart: how a fallback begins in the log.
-UNREACHABLE, UNSURE = "candidate unreachable", "unsure"
+UNREACHABLE, UNSURE, MALFORMED = "candidate unreachable", "unsure", "answer breaks the format"
+CHANGED = "template changed"  # As a decision's reason ends, and a verdict's error.
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 # What reading a message or an answer of another shape than expected may raise.
 _SHAPE_ERRORS = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, BadInput)
@@ -74,8 +76,8 @@ async def ask(session: aiohttp.ClientSession, route: Route, body: Mapping[str, A
 
 def check(route: Route, reply: Reply) -> None:
     """Refuse an answer that breaks the task's format or is less sure than what was certified: CandidateFailed."""
-    if not well_formed(route.evaluator, reply.text, frozenset(route.labels)):
-        raise CandidateFailed("answer breaks the format", reply.confidence)
+    if not well_formed(route.evaluator, Said(reply.text), frozenset(route.labels)):
+        raise CandidateFailed(MALFORMED, reply.confidence)
     if route.threshold is not None and reply.confidence < route.threshold:
         raise CandidateFailed(UNSURE, reply.confidence)
 
@@ -97,9 +99,13 @@ async def answer(session: aiohttp.ClientSession, route: Route, body: Mapping[str
 
 def _messages(route: Route, body: Mapping[str, Any]) -> list[dict[str, str]]:
     try:
-        return student_messages(body["messages"], frozenset(route.static))
+        lines = frozenset(route.static)
+        other, messages = changed(body["messages"], lines, route.extra_lines), student_messages(body["messages"], lines)
     except _SHAPE_ERRORS:
         raise CandidateFailed("the request holds more than text") from None
+    if other:
+        raise CandidateFailed(CHANGED)
+    return messages
 
 
 def _reply(raw: bytes) -> Reply:

@@ -16,22 +16,25 @@ from typing import Any
 import aiohttp
 import duckdb
 
-from proxy.errors import StillroomError, Unavailable
+from proxy.errors import BadInput, StillroomError, Unavailable
 from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.waiting import pause
+from router.ceiling import Ceiling
 from router.gold import audit_share, score_gold
 from router.lifecycle import advance, publish, route
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
+from router.templates import changes
 
 _log = logging.getLogger("stillroom.controller")
 
 # Verdicts between two looks at the evidence: small, so that a promotion or a demotion is never far away.
 BATCH = 16
 PUBLISH_SECONDS = 0.5
+CHANGES_SECONDS = 300.0  # between two looks whether instructions were changed: each reads the names of all exchanges
 BREATH_SECONDS = 0.01  # between two rounds when there is more to compare
 
 Served = Callable[[], Mapping[str, str]]
@@ -45,10 +48,12 @@ class Controller:
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served = policy, served
         self._watch = Watch(log)
+        self._changes: set[tuple[str, str]] = set()  # that were told
+        self._looked_for_changes = -CHANGES_SECONDS
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
 
     async def run(self, stop: asyncio.Event, teacher: Upstream | None) -> None:
-        """Loop; `teacher` answers audits, None where Stillroom has no key of its own."""
+        """Loop; `teacher` answers audits and yardsticks, None where Stillroom has no key of its own."""
         publishing = asyncio.create_task(self._publish_changes(stop))
         async with aiohttp.ClientSession() as session:
             while not stop.is_set():
@@ -72,16 +77,31 @@ class Controller:
         busy = False
         for candidate in self._watch.now():
             if candidate.stage != RETIRED and candidate.id in served:
-                busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+                try:
+                    busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+                except BadInput as error:  # Such as of an operator's evaluator: other tasks must not wait for it.
+                    _log.error("%s of task %s is not judged: %s", candidate.id, candidate.task, error)
+        if time.monotonic() - self._looked_for_changes >= CHANGES_SECONDS:
+            self._looked_for_changes = time.monotonic()
+            self.tell_changes()
         return busy
+
+    def tell_changes(self) -> None:
+        """Say once of each change of instructions that it happened."""
+        for change in changes(self._log, self._watch.now()):
+            if (change.candidate, change.now) not in self._changes:
+                self._changes.add((change.candidate, change.now))
+                _log.warning("%s", change.words)
 
     async def _judge(
         self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
     ) -> bool:
         asked = route(candidate, self._settings, url)
-        compared = audited = 0
-        if candidate.stage == SHADOW:  # Later, what the teacher still answers is what the candidate was not sure of.
-            compared = await shadow(self._log, session, candidate, asked, BATCH, self._settings.shadow_concurrency)
+        audited, at_once = 0, self._settings.shadow_concurrency
+        ceiling = None
+        if teacher is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
+            ceiling = Ceiling(teacher, self._settings.ceiling_share)
+        compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling)
         if teacher is not None:
             share = audit_share(self._log, candidate, self._settings.audit_share)
             audited = await audit(self._log, teacher, candidate, share, BATCH)

@@ -1,7 +1,8 @@
 """Owns the decision on the hot path: from a request and the policy in memory to teacher or candidate.
 
-No I/O, no waiting. With no route at all a request is not even parsed. Conversations stick: the share of a canary is
-taken over conversations, so that one does not change models half-way.
+No I/O, no waiting. With no route at all a request is not even parsed. Conversations stick: shares are taken over
+conversations, so that one does not change models half-way; those of a smaller share are also of every larger one. Who
+is held back is drawn apart from who comes first, so that the teacher's group is like all the others.
 """
 
 import contextlib
@@ -17,8 +18,9 @@ from proxy.deciding import TEACHER, Answer, Asked, CandidateFailed, Decision
 from proxy.derive import CHAT
 from proxy.errors import BadInput
 from proxy.tasks import task_of
-from router.candidates import answer, teacher_only
-from router.policy import PolicyWatcher, Route
+from router.candidates import CHANGED, answer, teacher_only
+from router.policy import HELD_BACK, PolicyWatcher, Route
+from router.prompt import changed
 
 # What reading a client's JSON as a chat request may raise; the teacher is the one to say what is wrong with it.
 _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, BadInput)
@@ -53,6 +55,10 @@ class Router:
             reason = "no candidate for this task" if route is None else teacher_only(body)
             if route is None or reason:
                 return Decision(TEACHER, reason or "")
+            if changed(body["messages"], frozenset(route.static), route.extra_lines):
+                return Decision(TEACHER, f"{route.stage}: {CHANGED}")
+            if route.held_back and _position(body["messages"], b"held back") < route.held_back:
+                return Decision(TEACHER, f"{route.stage}: {HELD_BACK}")
             if route.share < 1 and _position(body["messages"]) >= route.share:
                 return Decision(TEACHER, f"{route.stage}: outside the share")
             if self._asking[route.candidate] >= route.at_once:
@@ -73,12 +79,12 @@ class Router:
             self._asking[route.candidate] -= 1
 
 
-def _position(messages: list[Mapping[str, Any]]) -> float:
-    """Where a conversation lies in [0, 1): a hash of everything up to its first user message."""
+def _position(messages: list[Mapping[str, Any]], draw: bytes = b"") -> float:
+    """Where a conversation lies in [0, 1): a hash of everything up to its first user message, another for each draw."""
     opening: list[Any] = []
     for message in messages:
         opening.append(message.get("content"))
         if message.get("role") == "user":
             break
-    digest = hashlib.blake2b(json.dumps(opening).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(json.dumps(opening).encode(), digest_size=8, salt=draw).digest()
     return int.from_bytes(digest) / 2**64

@@ -7,12 +7,31 @@ parity test, and the threshold was fixed before the first of them. Must not act;
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from math import nan
 from typing import Any
 
 from proxy.log import Log
 from router.coverage import coverage_interval
+from router.drift import Drift, drifted
 from router.parity import Parity, parity
 from router.registry import Candidate
+from router.shadow import waiting
+
+WIDEST = 0.999  # margin of audits, where a teacher that wavers leaves nothing to demand
+STEADY = 20  # imagined yardsticks of a teacher that agrees with itself: two real ones must not widen the margin at will
+SHORTEST = 1 / 24  # days over which a pace is taken: a burst is no rate
+_COMPARABLE = """
+path = '/v1/chat/completions' AND task = $task AND served_by = 'teacher' AND status = 200 AND NOT partial
+AND finish_reason = 'stop' AND answer IS NOT NULL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Exchanges of a task that a candidate can be compared on: not compared yet, and new ones a day."""
+
+    waiting: int
+    per_day: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +49,15 @@ class Evidence:
 def evidence(log: Log, candidate: Candidate) -> Evidence:
     """Judge the shadow verdicts in the order in which they were reached, with the candidate's own margin and alpha."""
     rows = log.query(
-        "SELECT verdict, covered, error IS NOT NULL FROM verdicts WHERE candidate = ? AND kind = 'shadow' ORDER BY id",
+        "SELECT verdict, yardstick, covered, error IS NOT NULL FROM verdicts WHERE candidate = ? AND kind = 'shadow' "
+        "ORDER BY id",
         [candidate.id],
     )
-    covered = [verdict for verdict, is_covered, _ in rows if is_covered]
+    covered = [verdict for verdict, _, is_covered, _ in rows if is_covered]
+    yardsticks = [nan if yardstick is None else yardstick for _, yardstick, is_covered, _ in rows if is_covered]
     low, high = coverage_interval(len(covered), len(rows), candidate.alpha)
     return Evidence(
-        parity=parity(covered, candidate.margin, candidate.alpha),
+        parity=parity(covered, candidate.margin, candidate.alpha, yardsticks),
         shadowed=len(rows),
         failed=sum(failed for *_, failed in rows),
         coverage=len(covered) / len(rows) if rows else 0.0,
@@ -46,11 +67,35 @@ def evidence(log: Log, candidate: Candidate) -> Evidence:
 
 
 def audit(log: Log, candidate: Candidate) -> Parity:
-    """Judge the audit verdicts: the same statistic, after promotion; what the teacher would not answer is none."""
+    """Judge what came after promotion by the same statistic: audits, and what was held back from the candidate.
+
+    What the teacher would not answer, or the candidate would have left to it, is no verdict. These verdicts have no
+    yardsticks of their own, so the margin is widened by what the teacher lacked of agreeing with itself in shadow: an
+    estimate, where the proof before it was paired.
+    """
+    return parity(_audited(log, candidate), _audit_margin(log, candidate), candidate.alpha)
+
+
+def drift(log: Log, candidate: Candidate) -> Drift:
+    """Watch the same verdicts for a fall below the same bar, which a bound on all of them would be slow to see."""
+    return drifted(_audited(log, candidate), 1 - _audit_margin(log, candidate))
+
+
+def _audited(log: Log, candidate: Candidate) -> list[float]:
     rows = log.query(
-        "SELECT verdict FROM verdicts WHERE candidate = ? AND kind = 'audit' AND covered ORDER BY id", [candidate.id]
+        "SELECT verdict FROM verdicts WHERE candidate = ? AND kind IN ('audit', 'holdback') AND covered ORDER BY id",
+        [candidate.id],
     )
-    return parity([row[0] for row in rows], candidate.margin, candidate.alpha)
+    return [row[0] for row in rows]
+
+
+def _audit_margin(log: Log, candidate: Candidate) -> float:
+    ((lacked,),) = log.query(
+        "SELECT sum(1 - yardstick) / (count(yardstick) + ?) FROM verdicts "
+        "WHERE candidate = ? AND kind = 'shadow' AND covered",
+        [STEADY, candidate.id],
+    )
+    return min(WIDEST, candidate.margin + (lacked or 0.0))
 
 
 def certificate(log: Log, candidate: Candidate, found: Evidence) -> Mapping[str, Any]:
@@ -59,10 +104,7 @@ def certificate(log: Log, candidate: Candidate, found: Evidence) -> Mapping[str,
         "task": candidate.task,
         "candidate": candidate.id,
         "issued_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "claim": (
-            f"where it answers, {candidate.id} agrees with the teacher on at least {100 * (1 - candidate.margin):g} % "
-            f"of the task, with error rate {candidate.alpha:g} however often this is looked at"
-        ),
+        "claim": _claim(candidate, found.parity),
         "evaluator": candidate.evaluator,
         "threshold": candidate.threshold,
         "ordinal": candidate.ordinal,
@@ -75,13 +117,38 @@ def certificate(log: Log, candidate: Candidate, found: Evidence) -> Mapping[str,
     }
 
 
-def in_words(candidate: Candidate, found: Evidence) -> str:
-    """One honest line: certified, not yet and how many more, or not with this student."""
+def _claim(candidate: Candidate, found: Parity) -> str:
+    agrees = f"agrees with the teacher on at least {100 * (1 - candidate.margin):g} % of the task"
+    if found.ceiling is not None:
+        agrees = (
+            f"agrees with the teacher at most {100 * candidate.margin:g} % of the task less than the teacher, asked "
+            f"again, agrees with itself"
+        )
+    return (
+        f"where it answers, {candidate.id} {agrees}, with error rate {candidate.alpha:g} however often it is looked at"
+    )
+
+
+def pace(log: Log, candidate: Candidate) -> Pace:
+    """What there is to compare: waiting already, and coming in a day, over the last week or since the task began."""
+    ((recent, days),) = log.query(
+        f"""SELECT count(*), epoch(now() - min(ts)) / 86400 FROM exchanges
+        WHERE {_COMPARABLE} AND ts > now() - INTERVAL 7 DAYS""",
+        {"task": candidate.task},
+    )
+    return Pace(waiting(log, candidate), recent / max(days, SHORTEST) if recent else 0.0)
+
+
+def in_words(candidate: Candidate, found: Evidence, coming: Pace | None = None) -> str:
+    """One honest line: certified, not yet and how many more (and with a pace: how long), or not with this student."""
     p = found.parity
     needed = f"{1 - p.margin:g}"
     if p.mean is None:
         return f"not yet: no covered exchange of {found.shadowed} compared; about {p.more} covered ones prove {needed}"
-    figures = f"agreement {p.mean:.3f}, bounds {p.lower:.3f}..{p.upper:.3f} on {p.n} covered exchanges"
+    own = (
+        "" if p.ceiling is None else f" relative to the teacher's own {p.ceiling:.3f} (asked again {p.measured} times)"
+    )
+    figures = f"agreement{own} {p.mean:.3f}, bounds {p.lower:.3f}..{p.upper:.3f} on {p.n} covered exchanges"
     if p.proven:
         return f"certified: {figures}, at least {needed} proved; covers {found.coverage:.0%} of the task"
     if p.refuted:
@@ -89,4 +156,15 @@ def in_words(candidate: Candidate, found: Evidence) -> str:
     if p.more is None:
         return f"not yet: {figures}; at this agreement no number of exchanges proves {needed}: retrain on more"
     more = round(p.more / found.coverage) if found.coverage else p.more
-    return f"not yet: {figures}; about {more} more exchanges of this task to prove {needed}"
+    when = "" if coming is None else _when(more, coming)
+    return f"not yet: {figures}; about {more} more exchanges of this task to prove {needed}{when}"
+
+
+def _when(more: int, coming: Pace) -> str:
+    if more <= coming.waiting:
+        return ", which are there and wait to be compared"
+    if not coming.per_day:
+        return "; none came in the last seven days"
+    days = (more - coming.waiting) / coming.per_day
+    length = f"{days:.0f} days" if days >= 1.5 else f"{max(1, round(24 * days))} hours"
+    return f": {length} at the present rate of {coming.per_day:,.0f} a day"

@@ -15,6 +15,7 @@ A bare score is about the one answer that was served. Those who complain are no 
 model's answer, so scores are shown and enter no test: a complaint makes audits, which are drawn by chance, more.
 """
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,8 +24,9 @@ import duckdb
 
 from proxy.log import Log
 from proxy.patterns import KINDS
-from router.evaluators import EVALUATORS
+from router.evaluators import EVALUATORS, evaluator
 from router.registry import Candidate
+from router.said import Said
 
 AT_ONCE = 1000  # verdicts scored anew in one transaction
 LATELY = timedelta(days=7)  # how long a complaint makes audits more
@@ -42,7 +44,7 @@ _DUE = """
 SELECT v.id, f.gold, e.request, f.answer, CASE WHEN v.kind = 'audit' THEN v.answer ELSE e.answer END AS teacher,
        CASE WHEN v.kind = 'audit' THEN e.answer ELSE v.answer END AS candidate
 FROM verdicts v JOIN feedback f ON f.exchange = v.exchange JOIN exchanges e ON e.id = v.exchange
-WHERE v.candidate = $candidate AND v.kind IN ('shadow', 'audit') AND f.gold IS DISTINCT FROM v.gold
+WHERE v.candidate = $candidate AND v.kind IN ('shadow', 'holdback', 'audit') AND f.gold IS DISTINCT FROM v.gold
   AND v.answer IS NOT NULL AND e.answer IS NOT NULL AND e.tool_calls IS NULL AND f.answer IS NOT NULL
   AND NOT regexp_matches(f.answer, $redacted)
 ORDER BY v.id LIMIT $limit
@@ -81,18 +83,25 @@ class Told:
 def score_gold(log: Log, candidate: Candidate) -> int:
     """Score the candidate's verdicts anew whose right answer has come since; returns how many, at most AT_ONCE.
 
-    None where the candidate's evaluator is none that compares two texts by itself.
+    None where the candidate's evaluator is none that compares two texts by itself; BadInput where the operator's fails.
     """
-    if candidate.evaluator not in EVALUATORS or not log.query(_ANY_NEW, [candidate.id]):
+    if (candidate.evaluator not in EVALUATORS and ":" not in candidate.evaluator) or not log.query(
+        _ANY_NEW, [candidate.id]
+    ):
         return 0
     rows = log.query(_DUE, {"candidate": candidate.id, "redacted": _REDACTED, "limit": AT_ONCE})
     if not rows:
         return 0
+    evaluate = evaluator(candidate.evaluator, candidate.card.get("aliases"), candidate.card.get("sets") or ())
+
+    def agreement(request: str, right: str, given: str) -> float:
+        return evaluate(json.loads(request), Said(right), Said(given))
+
     fresh: dict[str, list[Any]] = {
         "ids": [verdict for verdict, *_ in rows],
         "golds": [gold for _, gold, *_ in rows],
-        "candidate": [_agreement(candidate, request, right, given) for _, _, request, right, _, given in rows],
-        "teacher": [_agreement(candidate, request, right, teacher) for _, _, request, right, teacher, _ in rows],
+        "candidate": [agreement(request, right, given) for _, _, request, right, _, given in rows],
+        "teacher": [agreement(request, right, teacher) for _, _, request, right, teacher, _ in rows],
     }
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
@@ -100,10 +109,6 @@ def score_gold(log: Log, candidate: Candidate) -> int:
 
     log.transaction(work)
     return len(rows)
-
-
-def _agreement(candidate: Candidate, request: str, right: str, given: str) -> float:
-    return EVALUATORS[candidate.evaluator](right, given)
 
 
 def told(log: Log, candidate: Candidate) -> Told:

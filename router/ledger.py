@@ -4,6 +4,7 @@ Every figure is a query over the log, so it can be computed again, and stays the
 go by age or are erased: `carried` counts those, and charges stay. What is unpriced is counted, never summed as zero.
 Avoided spend is an estimate and says so: for each exchange the candidate served, the mean recorded teacher cost of
 the same task's covered exchanges - the same part of the traffic - or of the whole task where none was shadowed.
+"Audit" is all that the teacher was paid for evidence: audits, and asking it again for the ceiling.
 """
 
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ WITH money AS ({_MONEY}
   WHERE kind = 'teacher' AND exchange IN (SELECT exchange FROM verdicts WHERE kind = 'shadow' AND covered)
   GROUP BY task
 ), other AS (
-  SELECT task, sum(dollars) FILTER (kind = 'audit') AS audit, sum(dollars) FILTER (kind = 'training') AS training,
-         count(*) FILTER (kind = 'audit' AND dollars IS NULL) AS unpriced
+  SELECT task, sum(dollars) FILTER (kind IN ('audit', 'ceiling')) AS audit,
+         sum(dollars) FILTER (kind = 'training') AS training,
+         count(*) FILTER (kind IN ('audit', 'ceiling') AND dollars IS NULL) AS unpriced
   FROM money GROUP BY task
 ), counted AS (
   SELECT task, 1 AS exchanges, served_by, CAST(fallback IS NOT NULL AS INTEGER) AS fallbacks

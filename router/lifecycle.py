@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from scipy.stats import binom
-
 from proxy.errors import Refused
 from proxy.log import Log
-from router.candidates import UNREACHABLE, UNSURE
-from router.evidence import Evidence, audit, certificate, evidence, in_words
+from router.drift import Drift
+from router.evidence import audit, certificate, drift, evidence, in_words, pace
+from router.freezes import frozen, held
 from router.gold import told
+from router.guardrails import Tried, failed, tried, troubled
 from router.parity import Parity
 from router.policy import Policy, Route, save_policy
 from router.registry import (
@@ -22,6 +22,7 @@ from router.registry import (
     LIVE,
     RETIRED,
     SHADOW,
+    SUPERSEDED,
     Candidate,
     candidates,
     certificate_of,
@@ -30,82 +31,97 @@ from router.registry import (
 )  # fmt: skip
 from router.settings import RouterSettings
 
-# Tries the guardrail looks back on: enough to see a rate, few enough that a student which breaks late is seen soon.
-GUARDED = 200
-# Chance that one such window retires a candidate that fails at max_failures exactly; every exchange is a new look.
-GUARD_ALPHA = 1e-6
-
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """Latest exchanges of a stage that the candidate answered, and those it failed at (being unsure is none)."""
+class Step:
+    """Where evidence or an operator takes a candidate: stage, share of conversations, and why."""
 
-    answered: int
-    failed: int
-
-    @property
-    def all(self) -> int:
-        """Both."""
-        return self.answered + self.failed
+    stage: str
+    share: float
+    reason: str
 
 
-def next_stage(
-    stage: str, shadowed: Parity, audited: Parity, tried: Tried, settings: RouterSettings
-) -> tuple[str, str] | None:
-    """The stage this evidence calls for and the reason, or None to stay."""
+def fall(stage: str, shadowed: Parity, audited: Parity, done: Tried, settings: RouterSettings) -> str | None:
+    """Why this evidence retires a candidate at this stage, or None."""
     if stage == SHADOW:
-        if shadowed.proven:
-            return CANARY, f"parity proved on {shadowed.n} exchanges: lower bound {shadowed.lower:.4f}"
-        return (RETIRED, f"parity refuted: upper bound {shadowed.upper:.4f}") if shadowed.refuted else None
+        return f"parity refuted: upper bound {shadowed.upper:.4f}" if shadowed.refuted else None
     if audited.refuted:
-        return RETIRED, f"audit refuted parity on {audited.n} exchanges: upper bound {audited.upper:.4f}"
-    over = stage == CANARY and tried.all >= settings.canary_exchanges
-    if failing(tried, settings.max_failures) or (over and tried.failed > settings.max_failures * tried.all):
-        return RETIRED, f"{tried.failed} of the latest {tried.all} {stage} exchanges failed"
-    return (LIVE, f"{tried.answered} of {tried.all} canary exchanges answered") if over else None
+        return f"audit refuted parity on {audited.n} exchanges: upper bound {audited.upper:.4f}"
+    over = stage == CANARY and done.all >= settings.canary_exchanges
+    return failed(done, stage) if over and done.failed > settings.max_failures * done.all else None
 
 
-def failing(tried: Tried, most: float) -> bool:
-    """The guardrail: more failures than a share of `most` explains (binomial tail below GUARD_ALPHA).
+def fell(found: Drift) -> str | None:
+    """The fall of the latest comparisons in words, if there is one."""
+    if not found.found:
+        return None
+    return f"agreement fell to {found.recent:.3f} over the last {found.since} comparisons: below {found.bar:.3f}"
 
-    Five tries that all fail are enough at `most` = 0.05, so that clients do not wait for a candidate that times out.
-    """
-    return bool(binom.sf(tried.failed - 1, tried.all, most) < GUARD_ALPHA)
+
+def rise(stage: str, share: float, shadowed: Parity, done: Tried, settings: RouterSettings) -> Step | None:
+    """The next step up that this evidence allows, or None to stay; asked only where nothing calls for a fall."""
+    if stage == SHADOW and shadowed.proven:
+        return following(
+            stage, share, f"parity proved on {shadowed.n} exchanges: lower bound {shadowed.lower:.4f}", settings
+        )
+    if stage == CANARY and done.all >= settings.canary_exchanges:
+        reason = f"{done.answered} of {done.all} canary exchanges answered at {percent(share)}"
+        return following(stage, share, reason, settings)
+    return None
+
+
+def following(stage: str, share: float, reason: str, settings: RouterSettings) -> Step:
+    """One step up: the next larger share of the canary, then live. Who answers nobody starts with the smallest."""
+    shares = [one for one in settings.canary_shares if stage != CANARY or one > share]
+    return Step(CANARY, shares[0], reason) if shares else Step(LIVE, 1.0, reason)
+
+
+def percent(share: float) -> str:
+    """A share as people write it."""
+    return f"{100 * share:g} %"
 
 
 def advance(log: Log, candidate: Candidate, settings: RouterSettings) -> str | None:
     """Move one candidate on where its evidence says so; returns the reason when it moved."""
     if candidate.stage == RETIRED:
         return None
-    found = evidence(log, candidate)
-    step = next_stage(candidate.stage, found.parity, audit(log, candidate), _tried(log, candidate, settings), settings)
-    if step is None:
+    found, done = evidence(log, candidate), tried(log, candidate, settings.canary_exchanges)
+    reason = fall(candidate.stage, found.parity, audit(log, candidate), done, settings)
+    if reason is None and candidate.stage != SHADOW:
+        reason = fell(drift(log, candidate)) or troubled(log, candidate, done, settings)
+    if reason:
+        return reason if move(log, candidate, RETIRED, reason) else None
+    step = rise(candidate.stage, candidate.share, found.parity, done, settings)
+    if step is None or held(log, candidate, settings):
         return None
-    stage, reason = step
-    proof = certificate(log, candidate, found) if stage == CANARY else None
-    if not move(log, candidate, stage, reason, proof):
+    proof = certificate(log, candidate, found) if candidate.stage == SHADOW else None
+    if not move(log, candidate, step.stage, step.reason, proof, step.share):
         return None
-    if stage == CANARY:
-        _supersede(log, candidate)
-    return reason
+    _supersede(log, candidate)
+    return step.reason
 
 
-def promote(log: Log, task: str) -> tuple[Candidate, str]:
-    """Take the task's newest candidate one stage on; Refused where there is no certificate for it."""
+def promote(log: Log, task: str, settings: RouterSettings) -> Candidate:
+    """Take the task's newest candidate one step up and return it as it then is.
+
+    Refused without a certificate, after audits that refuted it, and where the task is frozen.
+    """
     candidate = newest(log, task)
     found = evidence(log, candidate)
     if candidate.stage == LIVE:
-        return candidate, "already live"
+        return candidate
+    if ice := frozen(log).get(task):
+        raise Refused(f"{task} is frozen ({ice.reason}): end that first with `stillroom freeze {task} --off`")
     proof = certificate_of(log, candidate.id) or (certificate(log, candidate, found) if found.parity.proven else None)
     if proof is None:
         raise Refused(f"no promotion without a certificate: {in_words(candidate, found)}")
     if audit(log, candidate).refuted:
         raise Refused(f"audits refuted {candidate.id} after its promotion: distill another one")
-    stage = LIVE if candidate.stage == CANARY else CANARY
-    if not move(log, candidate, stage, "promoted by the operator", proof):
+    step = following(candidate.stage, candidate.share, "promoted by the operator", settings)
+    if not move(log, candidate, step.stage, step.reason, proof, step.share):
         raise Refused(f"{candidate.id} changed its stage just now: look at `stillroom status` and try again")
     _supersede(log, candidate)
-    return candidate, stage
+    return newest(log, task)
 
 
 def rollback(log: Log, task: str, reason: str) -> list[Candidate]:
@@ -140,11 +156,13 @@ def route(candidate: Candidate, settings: RouterSettings, url: str) -> Route:
         candidate=candidate.id,
         url=url,
         stage=candidate.stage,
-        share=settings.canary_share if candidate.stage == CANARY else 1.0,
+        share=candidate.share if candidate.stage == CANARY else 1.0,
+        held_back=settings.holdback_share,
         evaluator=candidate.evaluator,
         threshold=candidate.threshold,
         labels=tuple(candidate.card["labels"]),
         static=tuple(candidate.card["static"]),
+        extra_lines=candidate.card.get("extra_lines"),  # Students of before do not say.
         max_tokens=int(candidate.card["max_tokens"]),
         timeout=settings.candidate_timeout,
         at_once=settings.candidate_concurrency,
@@ -153,43 +171,35 @@ def route(candidate: Candidate, settings: RouterSettings, url: str) -> Route:
 
 def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[str, object]:
     """One candidate as `stillroom status` shows it."""
-    found: Evidence = evidence(log, candidate)
+    found, done = evidence(log, candidate), tried(log, candidate, settings.canary_exchanges)
     return {
         "task": candidate.task,
         "candidate": candidate.id,
         "stage": candidate.stage,
         "since": candidate.since.isoformat(timespec="seconds"),
         "reason": candidate.reason,
-        "verdict": in_words(candidate, found),
+        "verdict": in_words(candidate, found, pace(log, candidate)),
         "evidence": asdict(found),
-        "tried": asdict(_tried(log, candidate, settings)),
+        "tried": asdict(done),
+        "share": candidate.share,
+        "next": upcoming(candidate, found.parity, done, held(log, candidate, settings), settings),
         "feedback": asdict(told(log, candidate)),
     }
 
 
-def _tried(log: Log, candidate: Candidate, settings: RouterSettings) -> Tried:
-    """A failure shows in the log as a teacher's answer with a fallback; only this task's, since its stage began.
-
-    An engine that is gone is no failure of the candidate: its route goes with it, and comes back with it.
-    """
-    ((answered, failed),) = log.query(
-        """
-        WITH latest AS (
-          SELECT served_by FROM exchanges WHERE task = $task AND ts >= $since AND (
-            served_by = $id OR (served_by = 'teacher' AND fallback <> $unsure AND NOT starts_with(fallback, $gone))
-          ) ORDER BY id DESC LIMIT $latest
-        )
-        SELECT count(*) FILTER (served_by = $id), count(*) FILTER (served_by <> $id) FROM latest
-        """,
-        {
-            "id": candidate.id, "task": candidate.task, "since": candidate.since, "unsure": UNSURE,
-            "gone": UNREACHABLE, "latest": max(GUARDED, settings.canary_exchanges),
-        },
-    )  # fmt: skip
-    return Tried(answered, failed)
+def upcoming(candidate: Candidate, shadowed: Parity, done: Tried, holds: str | None, settings: RouterSettings) -> str:
+    """What the candidate waits for, in words; empty where nothing more comes."""
+    if candidate.stage == RETIRED:
+        return ""
+    if candidate.stage == SHADOW and holds:
+        return f"proved; {holds}" if shadowed.proven else f"after a proof: {holds}"
+    if candidate.stage == CANARY:
+        tries = f"{done.all} of {settings.canary_exchanges} tries at {percent(candidate.share)} of conversations"
+        return f"{tries}; {holds or f'`stillroom promote {candidate.task}` goes on at once'}"
+    return holds or ""
 
 
 def _supersede(log: Log, candidate: Candidate) -> None:
     for older in candidates(log, candidate.task):
         if older.id != candidate.id and older.stage in (CANARY, LIVE):
-            move(log, older, RETIRED, f"superseded by {candidate.id}")
+            move(log, older, RETIRED, f"{SUPERSEDED}{candidate.id}")

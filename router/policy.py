@@ -17,6 +17,9 @@ from proxy.watched import Watched
 
 _log = logging.getLogger("stillroom.policy")
 
+# How the reason of a decision ends where the conversation stays with the teacher for good: others tell it apart.
+HELD_BACK = "held back"
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -24,17 +27,21 @@ class Route:
 
     `at_once` is how many requests a worker may have with the candidate; an engine's queue would delay all of them.
 
-    `threshold` is the least confidence that was certified; None certifies every well-formed answer.
+    `threshold` is the least confidence that was certified; None certifies every well-formed answer. `held_back` is
+    the share of conversations that stays with the teacher, whatever `share` is. `static` and `extra_lines` are what the
+    student knows of the task's instructions (`router.prompt`).
     """
 
     candidate: str
     url: str
     stage: str
     share: float
+    held_back: float
     evaluator: str
     threshold: float | None
     labels: tuple[str, ...]
     static: tuple[str, ...]
+    extra_lines: int | None
     max_tokens: int
     timeout: float
     at_once: int

@@ -49,6 +49,20 @@ def student_messages(messages: Sequence[Message], static: frozenset[str]) -> lis
     ]
 
 
+def extra_lines(messages: Sequence[Message], static: frozenset[str]) -> int:
+    """How many instruction lines vary."""
+    return sum(line_hash(line) not in static for line in _instruction_lines(messages))
+
+
+def changed(messages: Sequence[Message], static: frozenset[str], most: int | None) -> bool:
+    """Whether these instructions are others than a student learned: a fixed line is missing, or there are more lines.
+
+    `most` is how many varying lines it ever saw, None where nobody counted them.
+    """
+    hashes = [line_hash(line) for line in _instruction_lines(messages)]
+    return not static.issubset(hashes) or (most is not None and sum(one not in static for one in hashes) > most)
+
+
 def line_hash(line: str) -> str:
     """The first 16 hex digits of the stripped line's SHA-256: instructions may be secret, so they are not stored."""
     return hashlib.sha256(line.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -17,6 +17,7 @@ from proxy.log import Log
 from router.parity import family_alpha
 
 SHADOW, CANARY, LIVE, RETIRED = "shadow", "canary", "live", "retired"
+SUPERSEDED = "superseded by "  # How the reason begins where another candidate took over: nothing went wrong.
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Candidate:
     """A model that could answer a task more cheaply, and the stage it is at.
 
     `alpha` is this candidate's own share of the task's error rate, `ordinal` its number among the task's candidates.
-    `card` carries what serving needs: static instruction lines, labels, the answer's token limit.
+    `card` carries what serving needs: static instruction lines, labels, the answer's token limit. `share` is the part
+    of the task's conversations it answers, in [0, 1]; between two canary steps only the share changes.
     """
 
     id: str
@@ -42,10 +44,13 @@ class Candidate:
     stage: str
     since: datetime
     reason: str
+    share: float
 
 
-_ALL = """
-SELECT c.*, t.stage_to, t.ts, t.reason
+# Before transitions had a share, a canary's was one setting, by default a tenth.
+_SHARE = f"coalesce(share, CASE stage_to WHEN '{LIVE}' THEN 1.0 WHEN '{CANARY}' THEN 0.1 ELSE 0.0 END)"
+_ALL = f"""
+SELECT c.*, t.stage_to, t.ts, t.reason, {_SHARE}
 FROM candidates c
 JOIN (SELECT * FROM transitions QUALIFY row_number() OVER (PARTITION BY candidate ORDER BY id DESC) = 1) t
   ON t.candidate = c.id
@@ -127,24 +132,35 @@ def register(
                 json.dumps(card),
             ],
         )
-        _append(connection, task, candidate, SHADOW, "registered", None)
+        _append(connection, task, candidate, SHADOW, 0.0, "registered", None)
         return True
 
     fresh = log.transaction(work)
     for older in candidates(log, task):
         if fresh and older.id != candidate and older.stage == SHADOW:
-            move(log, older, RETIRED, f"superseded by {candidate}")
+            move(log, older, RETIRED, f"{SUPERSEDED}{candidate}")
     return fresh
 
 
-def move(log: Log, candidate: Candidate, stage: str, reason: str, certificate: Mapping[str, Any] | None = None) -> bool:
-    """Append a transition; False when the stage had already changed since `candidate` was read."""
+def move(
+    log: Log,
+    candidate: Candidate,
+    stage: str,
+    reason: str,
+    certificate: Mapping[str, Any] | None = None,
+    share: float = 0.0,
+) -> bool:
+    """Append a transition; False when stage or share had already changed since `candidate` was read.
+
+    `share` is a canary's; a live candidate has all conversations, at the other stages it has none.
+    """
     text = json.dumps(certificate) if certificate else None
+    share = {CANARY: share, LIVE: 1.0}.get(stage, 0.0)
 
     def work(connection: duckdb.DuckDBPyConnection) -> bool:
-        if _stage(connection, candidate.id) != candidate.stage:
+        if _last(connection, candidate.id) != (candidate.stage, candidate.share):
             return False
-        _append(connection, candidate.task, candidate.id, stage, reason, text)
+        _append(connection, candidate.task, candidate.id, stage, share, reason, text)
         return True
 
     return log.transaction(work)
@@ -159,11 +175,11 @@ def certificate_of(log: Log, candidate: str) -> dict[str, Any] | None:
     return json.loads(rows[0][0]) if rows else None
 
 
-def _stage(connection: duckdb.DuckDBPyConnection, candidate: str) -> str:
+def _last(connection: duckdb.DuckDBPyConnection, candidate: str) -> tuple[str, float]:
     row = connection.execute(
-        "SELECT stage_to FROM transitions WHERE candidate = ? ORDER BY id DESC LIMIT 1", [candidate]
+        f"SELECT stage_to, {_SHARE} FROM transitions WHERE candidate = ? ORDER BY id DESC LIMIT 1", [candidate]
     ).fetchone()
-    return str(row[0]) if row else ""
+    return (str(row[0]), float(row[1])) if row else ("", 0.0)
 
 
 def _append(
@@ -171,10 +187,12 @@ def _append(
     task: str,
     candidate: str,
     stage: str,
+    share: float,
     reason: str,
     certificate: str | None,
 ) -> None:
+    before, _ = _last(connection, candidate)
     connection.execute(
-        "INSERT INTO transitions VALUES (?, now(), ?, ?, ?, ?, ?, ?)",
-        [ulid(), task, candidate, _stage(connection, candidate), stage, reason, certificate],
+        "INSERT INTO transitions VALUES (?, now(), ?, ?, ?, ?, ?, ?, ?)",
+        [ulid(), task, candidate, before, stage, reason, certificate, share],
     )

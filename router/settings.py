@@ -20,14 +20,21 @@ class TaskSettings:
 
 @dataclass(frozen=True, slots=True)
 class RouterSettings:
-    """`[router]`: declared before any data is seen; shares in [0, 1], times in seconds."""
+    """`[router]`: declared before any data is seen; shares in [0, 1], times in seconds unless the name says hours.
+
+    `canary_shares` are the steps between shadow and live, `canary_exchanges` how many tries each of them takes.
+    """
 
     margin: float = 0.05
     alpha: float = 0.05
-    canary_share: float = 0.1
+    canary_shares: tuple[float, ...] = (0.01, 0.05, 0.25)
     canary_exchanges: int = 50
     max_failures: float = 0.05
+    max_slowdown: float = 2.0
+    cooldown_hours: float = 24.0
+    holdback_share: float = 0.02
     audit_share: float = 0.05
+    ceiling_share: float = 0.1
     shadow_concurrency: int = 8
     candidate_timeout: float = 10.0
     candidate_concurrency: int = 8

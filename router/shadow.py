@@ -15,14 +15,15 @@ import aiohttp
 import duckdb
 
 from proxy.deciding import CandidateFailed
-from proxy.derive import CHAT, Derived, derive
+from proxy.derive import Derived
 from proxy.ids import ulid
 from proxy.log import Log
 from proxy.relay import Upstream
 from router.candidates import ask, check, teacher_only
+from router.ceiling import Ceiling, drawn, measured, teacher_answer, yardstick
 from router.evaluators import EVALUATORS
-from router.policy import Route
-from router.registry import Candidate
+from router.policy import HELD_BACK, Route
+from router.registry import SHADOW, Candidate
 
 # Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
 _UNSHADOWED = """
@@ -32,6 +33,8 @@ WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ)
   AND finish_reason = 'stop' AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND v.exchange = e.id)
 """
+# After promotion only who was held back, by a hash before anything was known, is a fair sample of the task.
+_HELD_BACK = f"AND ends_with(reason, ': {HELD_BACK}')"
 _UNAUDITED = """
 SELECT id, request, answer FROM exchanges e
 WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
@@ -48,9 +51,11 @@ _COLUMNS = (
 # The price function is the one that ingest registers with the log's connection.
 _CHARGE = """
 INSERT INTO spend BY NAME
-SELECT ? AS id, now() AS ts, ? AS task, 'audit' AS kind, ? AS model, ? AS exchange, 1.0 AS quantity, 'exchange' AS unit,
+SELECT ? AS id, now() AS ts, ? AS task, ? AS kind, ? AS model, ? AS exchange, 1.0 AS quantity, 'exchange' AS unit,
        price(?, CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS BIGINT)) AS usd
 """
+
+Bill = tuple[str, str, Derived]  # exchange, kind of charge, what was answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +76,42 @@ class Verdict:
 
 
 async def shadow(
-    log: Log, session: aiohttp.ClientSession, candidate: Candidate, route: Route, limit: int, concurrency: int
+    log: Log,
+    session: aiohttp.ClientSession,
+    candidate: Candidate,
+    route: Route,
+    limit: int,
+    concurrency: int,
+    ceiling: Ceiling | None = None,
 ) -> int:
-    """Compare up to `limit` exchanges nobody compared yet; returns how many."""
-    found = f"SELECT id, request, answer {_UNSHADOWED} ORDER BY id LIMIT {limit:d}"
+    """Compare up to `limit` exchanges nobody compared yet; returns how many.
+
+    Once the candidate is promoted these are the held back ones, and the verdicts' kind is "holdback". With a `ceiling`,
+    the teacher is asked again on its share of them, where the candidate's answer is covered.
+    """
+    kind, which = ("shadow", "") if candidate.stage == SHADOW else ("holdback", _HELD_BACK)
+    found = f"SELECT id, request, answer {_UNSHADOWED} {which} ORDER BY id LIMIT {limit:d}"
     rows = log.query(found, [candidate.task, candidate.card["data_until"], candidate.id])
+    again = drawn(log, [row[0] for row in rows], ceiling.share) if ceiling else set()
+    known = measured(log, list(again), candidate.evaluator)
     gate = asyncio.Semaphore(concurrency)
     patient = replace(route, timeout=max(route.timeout, 120.0))  # Nobody waits for a shadow; a queue is no failure.
+    bills: list[Bill] = []
 
     async def one(exchange: str, request: str, teacher: str) -> Verdict:
         body = json.loads(request)
         if reason := teacher_only(body):
-            return Verdict(exchange, "shadow", 0.0, None, False, None, 0.0, reason)
+            return Verdict(exchange, kind, 0.0, None, False, None, 0.0, reason)
         async with gate:
-            return await _compare(session, patient, exchange, body, teacher)
+            verdict = replace(await _compare(session, patient, exchange, body, teacher), kind=kind)
+            if not (ceiling and verdict.covered and exchange in again):
+                return verdict
+            found = known.get(exchange) or await yardstick(ceiling.teacher, request, teacher, candidate.evaluator)
+        if found and found.paid:
+            bills.append((exchange, "ceiling", found.paid))
+        return replace(verdict, yardstick=found.agreement, yardstick_answer=found.answer) if found else verdict
 
-    return _record(log, candidate, await asyncio.gather(*(one(*row) for row in rows)))
+    return _record(log, candidate, await asyncio.gather(*(one(*row) for row in rows)), bills)
 
 
 def waiting(log: Log, candidate: Candidate) -> int:
@@ -100,12 +125,12 @@ async def audit(log: Log, teacher: Upstream, candidate: Candidate, share: float,
     verdicts, bills = [], []
     for exchange, request, answer in log.query(_UNAUDITED, [candidate.id, share, limit]):
         started = time.perf_counter()
-        status, wanted = await _teacher_answer(teacher, request)
+        status, wanted = await teacher_answer(teacher, request)
         elapsed = (time.perf_counter() - started) * 1000
         if wanted.finish_reason:
             score = EVALUATORS[candidate.evaluator](wanted.answer or "", answer)
             verdicts.append(Verdict(exchange, "audit", score, None, True, wanted.answer, elapsed, None))
-            bills.append((exchange, wanted))
+            bills.append((exchange, "audit", wanted))
         elif status in _FINAL:
             error = f"the teacher answered {status}"
             verdicts.append(Verdict(exchange, "audit", 0.0, None, False, None, elapsed, error))
@@ -130,23 +155,7 @@ async def _compare(
     return Verdict(exchange, "shadow", score, sure, covered, text, elapsed, error)
 
 
-async def _teacher_answer(teacher: Upstream, request: str) -> tuple[int, Derived]:
-    """What the teacher says now, a refusal too, as it was paid for; no finish reason where it gave no answer."""
-    body = {key: value for key, value in json.loads(request).items() if key not in ("stream", "stream_options")}
-    headers = [(b"content-type", b"application/json")]
-    try:
-        response = await teacher.forward("POST", CHAT, headers, json.dumps(body).encode())
-        text = b"".join([piece async for piece in response.pieces()])
-        response.close()
-        status = response.status
-    except OSError:
-        status, text = 503, b""
-    return status, derive(CHAT, None, request, status, False, text.decode("utf-8", "replace"))
-
-
-def _record(
-    log: Log, candidate: Candidate, verdicts: Sequence[Verdict], bills: Sequence[tuple[str, Derived]] = ()
-) -> int:
+def _record(log: Log, candidate: Candidate, verdicts: Sequence[Verdict], bills: Sequence[Bill] = ()) -> int:
     if not verdicts:
         return 0
     values = [
@@ -161,9 +170,9 @@ def _record(
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"INSERT INTO verdicts ({_COLUMNS}) VALUES {places}", values)
-        for exchange, paid in bills:
+        for exchange, kind, paid in bills:
             counts = [paid.prompt_tokens, paid.cached_tokens, paid.completion_tokens]
-            connection.execute(_CHARGE, [ulid(), candidate.task, paid.model, exchange, paid.model, *counts])
+            connection.execute(_CHARGE, [ulid(), candidate.task, kind, paid.model, exchange, paid.model, *counts])
 
     log.transaction(work)
     return len(verdicts)

@@ -1,10 +1,8 @@
 """The whole loop on real engines: record, distill a toy, serve it with vLLM, certify, route, survive, roll back."""
 
-import random
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
@@ -12,20 +10,21 @@ import pytest
 from proxy.traffic_file import Row
 from tests.deployment import Deployment, deployed
 from tests.distiller.toy import build_toy
+from tests.lamps import TASK, WORDS, ask, lamps, stage
 from tests.servers import eventually, free_port
 
 pytestmark = [pytest.mark.loop, pytest.mark.timeout(900)]
 
-TASK = "sort-colours"
-WORDS = {"red": "stop", "amber": "wait", "green": "go"}
 SETTINGS = """
 [proxy]
 workers = 2
 [spool]
 rotate_seconds = 0.2
 [router]
-canary_share = 0.5
-canary_exchanges = 10
+canary_shares = [0.25, 0.5]
+canary_exchanges = 5
+holdback_share = 0.0  # every later row is the student's
+max_slowdown = 0.0  # the teacher is a replay and answers at once
 audit_share = 0.5
 [money]
 engine_hour = 1.0
@@ -41,33 +40,8 @@ args = ["--max-num-seqs", "16"]
 """
 
 
-def rows(count: int) -> list[Row]:
-    rng = random.Random(1)
-    made = []
-    for number in range(count):
-        colour = rng.choice(list(WORDS))
-        text = f"the lamp {number} is {colour}"
-        messages = ({"role": "system", "content": "Say what to do."}, {"role": "user", "content": text})
-        made.append(Row(messages, WORDS[colour], None, "gpt-4o", None))
-    return made
-
-
-def ask(client: openai.OpenAI, row: Row, stream: bool = False) -> tuple[str, str]:
-    """The answer and who gave it."""
-    messages: Any = list(row.messages)
-    headers = {"x-stillroom-task": TASK}
-    raw = client.chat.completions.with_raw_response.create(
-        model="gpt-4o", messages=messages, extra_headers=headers, stream=stream
-    )
-    who = raw.headers["x-stillroom-served-by"]
-    parsed: Any = raw.parse()
-    if not stream:
-        return parsed.choices[0].message.content, who
-    return "".join(chunk.choices[0].delta.content or "" for chunk in parsed if chunk.choices), who
-
-
 def test_the_whole_loop(tmp_path: Path) -> None:
-    traffic = rows(900)
+    traffic = lamps(900)
     base = tmp_path / "toy"
     build_toy(base, [row.messages[1]["content"] + row.answer for row in traffic[:200]])
     settings = SETTINGS.format(base=base, port=free_port())
@@ -99,24 +73,19 @@ def distilled(still: Deployment) -> str:
 def certified(still: Deployment, client: openai.OpenAI, later: list[Row], student: str) -> None:
     """Traffic arrives until the evidence has carried the student to live; nothing is routed before a certificate."""
     rest = list(later)
-
-    def stage() -> str:
-        (candidate,) = still.json("status")["candidates"]
-        return str(candidate["stage"])
-
-    while stage() == "shadow":
+    while stage(still) == "shadow":
         part, rest = rest[:50], rest[50:]
         assert part, still.run("status")
-        known = stage()
+        known = stage(still)
         for row in part:
             answer, who = ask(client, row)
             assert answer == row.answer
-            assert who == "teacher" or known != "shadow" or stage() != "shadow"
+            assert who == "teacher" or known != "shadow" or stage(still) != "shadow"
         time.sleep(2)
-    while stage() == "canary" and rest:
+    while stage(still) == "canary" and rest:
         row = rest.pop()
         ask(client, row)
-    assert eventually(lambda: stage() == "live", 30)
+    assert eventually(lambda: stage(still) == "live", 30)
     proof = still.run("certificate", TASK)
     assert student in proof
     assert '"proven": true' in proof

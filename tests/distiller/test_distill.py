@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from router.registry import SHADOW, candidates
+from router.said import Said
+from router.settings import RouterSettings, TaskSettings
+from router.shadow import scoring
 from tests.distiller.toy import build_toy
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert
@@ -49,6 +53,32 @@ def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) 
     assert len(lineage["exchanges"]) == 120
     assert log.query("SELECT kind, unit, usd FROM spend WHERE kind = 'training'") == [("training", "hour", 0.0)]
     assert not list((tmp_path / "students").glob(".making-*"))
+
+
+def test_what_is_declared_of_the_task_is_frozen_with_the_student(log: Log, tmp_path: Path) -> None:
+    declared = RouterSettings(tasks={TASK: TaskSettings(aliases={"Halt": "stop"})})
+    distill(log, replace(settings(tmp_path), router=declared), TASK, lambda *_: None)
+    (candidate,) = candidates(log)
+    assert (candidate.evaluator, candidate.card["aliases"], candidate.card["sets"]) == ("label", {"Halt": "stop"}, [])
+    assert candidate.card["labels"] == ["go", "halt", "stop", "wait"]
+    assert scoring(candidate)({}, Said("stop"), Said("halt.")) == 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "error", "said"),
+    [
+        (TaskSettings(evaluator="math:sqrt"), BadInput, "evaluator math:sqrt raised TypeError"),
+        (TaskSettings(sets=("items",)), BadInput, 'sets are for the evaluator "json", not "label"'),
+        (TaskSettings(evaluator="tools"), Refused, "students answer in text"),
+    ],
+)  # fmt: skip
+def test_what_cannot_score_is_said_before_training(
+    log: Log, tmp_path: Path, declared: TaskSettings, error: type[Exception], said: str
+) -> None:
+    told = replace(settings(tmp_path), router=RouterSettings(tasks={TASK: declared}))
+    with pytest.raises(error, match=said):
+        distill(log, told, TASK, lambda *_: None)
+    assert not (tmp_path / "students").exists()
 
 
 def test_the_same_data_gives_the_same_student(log: Log, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from proxy.freeing import maintaining
 from proxy.log import Log
 from proxy.settings import LogSettings
 from router.controller import only_one
+from router.freezes import freeze, thaw
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert, known
 
@@ -31,6 +32,14 @@ def test_a_task_is_due_by_what_its_newest_student_never_saw(log: Log) -> None:
     insert(log, [f"later {number}" for number in range(10)])
     assert due(log, fewest=10, fewest_ever=30) == [TASK]
     assert due(log, fewest=11, fewest_ever=30) == []
+
+
+def test_a_frozen_task_is_never_due(log: Log) -> None:
+    insert(log, ["a"] * 3)
+    freeze(log, TASK, "audit week")
+    assert due(log, fewest=1, fewest_ever=1) == []
+    thaw(log, TASK, "over")
+    assert due(log, fewest=1, fewest_ever=1) == [TASK]
 
 
 def test_the_schedule_holds_what_was_asked_for(log: Log) -> None:

@@ -25,6 +25,11 @@ def test_without_a_file_there_are_defaults(tmp_path: Path, monkeypatch: pytest.M
     assert load_settings(None).proxy.port == 81
 
 
+def test_a_task_may_have_an_evaluator_of_its_own(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, '[router.tasks.triage]\nevaluator = "mine.scores:judge"'))
+    assert settings.router.tasks["triage"].evaluator == "mine.scores:judge"
+
+
 def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no settings file"):
         load_settings(tmp_path / "missing.toml")
@@ -35,12 +40,18 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
     [
         ("[proxy]\nprot = 1", "did you mean 'port'"),
         ("[router]\nmargin = 1.5", r"router\.margin must lie between 0 and 1"),
-        ("[router]\ncanary_share = 2.0", r"router\.canary_share is a share"),
+        ("[router]\nholdback_share = 2.0", r"router\.holdback_share is a share"),
+        ("[router]\ncanary_shares = []", r"router\.canary_shares must be rising shares"),
+        ("[router]\ncanary_shares = [0.5, 0.1]", r"router\.canary_shares must be rising shares"),
+        ("[router]\ncanary_shares = [0.0, 0.1]", r"router\.canary_shares must be rising shares"),
+        ("[router]\ncanary_shares = [0.5, 1.5]", r"router\.canary_shares must be rising shares"),
         ('[teacher]\nurl = "api.openai.com"', "must start with http"),
         ('[serving]\ndevice = "tpu"', "must be cpu or gpu"),
         ("[proxy]\nworkers = 0", "at least 1"),
         ("[proxy]\nkeys = true", r"needs teacher\.key_env"),
         ("[distiller]\nrank = 32", r"serving\.max_lora_rank"),
+        ('[router.tasks.triage]\nevaluator = "vibes"', r"router\.tasks\.triage: unknown evaluator 'vibes'"),
+        ('[router.tasks.triage]\nevaluator = "json"\naliases = {a = "b"}', r"router\.tasks\.triage: aliases are for"),
         ("home = ", "is not TOML"),
     ],
 )

@@ -42,7 +42,7 @@ def ten_dollars(model: str | None, prompt: int | None, cached: int | None, compl
     return 10.0 if model == "gpt-4o" and prompt and completion else None
 
 
-def insert(log: Log, texts: Sequence[str], answer: str = "billing", **columns: Any) -> list[str]:
+def insert(log: Log, texts: Sequence[str], answer: str | None = "billing", **columns: Any) -> list[str]:
     """One exchange a text, each answered the same; returns their ids."""
     rows = [
         {
@@ -100,9 +100,9 @@ def now(log: Log, name: str = "student-1") -> Candidate:
 
 def route_to(url: str, **changes: Any) -> Route:
     given: dict[str, Any] = {
-        "candidate": "student-1", "url": url.removesuffix("/v1"), "stage": "live", "share": 1.0, "evaluator": "label",
-        "threshold": 0.5, "labels": LABELS, "static": (), "max_tokens": 16, "timeout": 10.0,
-        "at_once": 8,
+        "candidate": "student-1", "url": url.removesuffix("/v1"), "stage": "live", "share": 1.0, "held_back": 0.0,
+        "evaluator": "label", "threshold": 0.5, "labels": LABELS, "static": (), "extra_lines": None,
+        "max_tokens": 16, "timeout": 10.0, "at_once": 8,
     }  # fmt: skip
     return Route(**(given | changes))
 

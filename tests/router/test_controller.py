@@ -25,12 +25,12 @@ from proxy.upstream import Teacher
 from router.controller import Controller, only_one
 from router.lifecycle import publish
 from router.policy import Policy, load_policy
-from router.registry import CANARY, LIVE, RETIRED, SHADOW, certificate_of
+from router.registry import CANARY, LIVE, RETIRED, SHADOW, certificate_of, move
 from router.settings import RouterSettings
 from tests.router.conftest import PATH, TASK, Engine, chat, insert, known, now
 from tests.servers import serving
 
-SETTINGS = RouterSettings(canary_share=0.5, canary_exchanges=3, audit_share=1.0, poll_seconds=0.01)
+SETTINGS = RouterSettings(canary_shares=(0.5,), canary_exchanges=3, audit_share=1.0, poll_seconds=0.01)
 RECORDED = [Row(tuple(chat(f"question {n}")), ("billing", "shipping")[n % 2], None, "gpt-4o", None) for n in range(130)]
 TRUTH = {row.messages[-1]["content"]: row.answer or "" for row in RECORDED}
 
@@ -198,6 +198,30 @@ async def test_what_a_live_candidate_left_to_the_teacher_is_not_held_against_its
     assert engine.asked == []
 
 
+async def test_what_is_held_back_takes_a_live_candidate_away_without_any_teacher_to_audit_with(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path
+) -> None:
+    move(log, known(log), LIVE, "for the test", {"for": "the test"})
+    engine.say = lambda text: ("shipping", 0.95)
+    insert(log, ["question 2"] * 60, reason="live: held back")
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        while await loop.controller.round(loop.session, None):
+            pass
+    assert (now(log).stage, now(log).reason[:13]) == (RETIRED, "audit refuted")
+
+
+async def test_a_changed_template_is_told_once(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    move(log, known(log), LIVE, "for the test", {"for": "the test"})
+    insert(log, ["x"] * 20, reason="live: template changed")
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        for _ in range(2):
+            await loop.controller.round(loop.session, None)
+            loop.controller.tell_changes()
+    assert caplog.text.count("its instructions changed on") == 1
+
+
 async def test_it_runs_without_a_teacher_and_ingests_to_the_last(
     log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path
 ) -> None:
@@ -243,6 +267,19 @@ async def test_a_stop_does_not_wait_for_the_comparisons_under_way(
         await running
         assert log.query("SELECT count(*) FROM verdicts") == [(0,)]
         assert log.query("SELECT count(*) FROM exchanges") == [(len(RECORDED),)]
+
+
+async def test_an_evaluator_that_is_gone_stops_its_own_task_only(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known(log, "student-2", task="a task before", evaluator="gone_since:judge")
+    known(log)
+    engine.say = lambda text: (TRUTH[text], 0.95)
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        loop.teacher_answers()
+        assert await loop.controller.round(loop.session, loop.teacher)
+    assert log.query("SELECT DISTINCT candidate FROM verdicts") == [("student-1",)]
+    assert "student-2 of task a task before is not judged: evaluator gone_since:judge" in caplog.text
 
 
 def test_there_is_one_controller_per_home(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from proxy.deciding import Asked, CandidateFailed, Decision
 from proxy.tasks import task_of
 from router.decide import Router
 from router.policy import Policy, PolicyWatcher, save_policy
+from router.prompt import line_hash
 from tests.router.conftest import PATH, TASK, Engine, chat, route_to
 from tests.servers import serving
 
@@ -126,6 +128,62 @@ def test_a_larger_share_keeps_the_conversations_of_a_smaller(tmp_path: Path) -> 
     assert served[0] < served[1]
 
 
+def test_a_share_stays_with_the_teacher_for_good_and_is_drawn_apart_from_the_canary(tmp_path: Path) -> None:
+    asked, held, first = range(2000), [], []
+    for share in (0.1, 1.0):
+        (tmp_path / str(share)).mkdir()
+        stage = "live" if share == 1 else "canary"
+        one = router(tmp_path / str(share), stage=stage, share=share, held_back=0.2)
+        decisions = {n: decided(one, request(f"question {n}")) for n in asked}
+        held.append({n for n in asked if decisions[n] == Decision("teacher", f"{stage}: held back")})
+        first.append({n for n in asked if decisions[n].answer})
+    assert held[0] == held[1]
+    assert 300 < len(held[0]) < 500
+    assert first[0] < first[1] == set(asked) - held[0]
+    (tmp_path / "all").mkdir()
+    unheld = router(tmp_path / "all", stage="canary", share=0.1)
+    canary = {n for n in asked if decided(unheld, request(f"question {n}")).answer}
+    assert 0.1 < len(canary & held[0]) / len(canary) < 0.3
+
+
+@given(st.text(max_size=20), st.lists(st.floats(0, 1), min_size=2, max_size=5), st.floats(0, 1))
+def test_a_conversation_once_with_the_candidate_stays_there_as_the_share_grows(
+    opening: str, shares: list[float], back: float
+) -> None:
+    answered = []
+    for share in sorted(shares):
+        policy = Policy({TASK: route_to(CLOSED, stage="canary", share=share, held_back=back)})
+        decision = decided(Router(Fixed(policy)), request(opening))  # type: ignore[arg-type]
+        answered.append(decision.answer is not None)
+    assert answered == sorted(answered)
+
+
+@dataclass
+class Fixed:
+    """A watcher whose file never changes."""
+
+    policy: Policy
+
+
+@pytest.mark.parametrize(
+    ("instructions", "served_by"),
+    [
+        ("Say which queue.", "student-1"),
+        ("Say which queue.\nToday is Monday.", "student-1"),
+        ("  Say which queue.  \n\n", "student-1"),
+        ("Say which queue, in French.", "teacher"),
+        ("", "teacher"),
+        ("Say which queue.\nToday is Monday.\nAnswer in French.", "teacher"),
+    ],
+)
+def test_a_changed_template_is_never_the_students(tmp_path: Path, instructions: str, served_by: str) -> None:
+    one = router(tmp_path, static=(line_hash("Say which queue."),), extra_lines=1)
+    messages = [{"role": "system", "content": instructions}, {"role": "user", "content": "mine?"}]
+    decision = decided(one, request(messages=messages))
+    assert decision.served_by == served_by
+    assert decision.reason == ("live" if served_by == "student-1" else "live: template changed")
+
+
 async def test_the_answer_comes_from_the_candidate(tmp_path: Path, engine: Engine) -> None:
     with serving(engine.app) as url:
         one = router(tmp_path, url)
@@ -168,7 +226,12 @@ async def test_a_router_that_is_not_running_fails_over_to_the_teacher(tmp_path: 
         await decision.answer()
 
 
-@pytest.mark.parametrize("fields", [{"messages": 5}, {"messages": None}, {"stream": True, "stream_options": "x"}])
+@pytest.mark.parametrize("messages", [5, None, [5], [{"role": "system", "content": [{"type": "image_url"}]}]])
+def test_messages_of_another_shape_are_the_teachers(tmp_path: Path, messages: Any) -> None:
+    assert decided(router(tmp_path), request(messages=messages)) == Decision("teacher", "unreadable request")
+
+
+@pytest.mark.parametrize("fields", [{"messages": [{"role": 7}]}, {"stream": True, "stream_options": "x"}])
 async def test_odd_shapes_that_reach_the_candidate_fail_over(
     tmp_path: Path, engine: Engine, fields: dict[str, Any]
 ) -> None:

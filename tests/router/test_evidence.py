@@ -1,12 +1,13 @@
 import json
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from proxy.log import Log
-from router.evidence import audit, certificate, evidence, in_words
+from router.evidence import STEADY, Pace, audit, certificate, drift, evidence, in_words, pace
 from router.parity import parity
-from tests.router.conftest import judged, known
+from tests.router.conftest import insert, judged, known
 
 
 def test_only_covered_verdicts_enter_parity(log: Log) -> None:
@@ -99,3 +100,62 @@ def test_the_exchanges_still_needed_are_of_the_whole_task(log: Log) -> None:
     found = evidence(log, candidate)
     assert found.parity.more is not None
     assert f"about {4 * found.parity.more} more exchanges" in in_words(candidate, found)
+
+
+def test_a_candidate_as_good_as_a_wavering_teacher_is_proved_and_not_taken_back(log: Log) -> None:
+    """Both agree with what the teacher said before in nine of ten exchanges, on the same ones or not."""
+    candidate = known(log)
+    judged(log, candidate, [1.0] * 80 + [0.0] * 10 + [1.0] * 10, yardstick=1.0)
+    assert not evidence(log, candidate).parity.proven
+    for verdict, yardstick, count in ((1.0, 1.0, 800), (1.0, 0.0, 45), (0.0, 1.0, 35), (0.0, 0.0, 60)):
+        judged(log, candidate, [verdict] * count, first=1000, yardstick=yardstick)
+    found = evidence(log, candidate).parity
+    assert found.measured == 1040
+    assert found.ceiling == pytest.approx(1 - 105 / 1040)
+    judged(log, candidate, ([1.0] * 9 + [0.0]) * 100, kind="audit")
+    assert not audit(log, candidate).refuted
+    assert not drift(log, candidate).found
+    assert audit(log, candidate).margin == pytest.approx(0.05 + 105 / (1040 + STEADY))
+    judged(log, candidate, [1.0, 0.0] * 30, kind="audit")
+    assert drift(log, candidate).found
+    assert not audit(log, candidate).refuted
+
+
+@pytest.mark.parametrize(
+    ("coming", "said"),
+    [
+        (Pace(0, 170.0), r"to prove 0.95: 2 days at the present rate of 170 a day"),
+        (Pace(0, 1_000.0), r"to prove 0.95: \d hours at the present rate of 1,000 a day"),
+        (Pace(100_000, 1.0), "which are there and wait to be compared"),
+        (Pace(10, 0.0), "none came in the last seven days"),
+    ],
+)
+def test_how_long_it_takes_at_the_present_rate(log: Log, coming: Pace, said: str) -> None:
+    candidate = known(log)
+    judged(log, candidate, [1.0] * 10)
+    assert re.search(said, in_words(candidate, evidence(log, candidate), coming))
+
+
+def test_the_pace_counts_what_can_be_compared(log: Log) -> None:
+    candidate = known(log)
+    assert pace(log, candidate) == Pace(0, 0.0)
+    insert(log, ["old"] * 50, ts=datetime.now(UTC) - timedelta(days=9))
+    insert(log, ["a"] * 6, ts=datetime.now(UTC) - timedelta(days=3))
+    done = insert(log, ["a"] * 3)
+    insert(log, ["b"] * 5, served_by=candidate.id)
+    insert(log, ["b"] * 5, task="another")
+    for exchange in done:
+        judged(log, candidate, [1.0], exchange=exchange)
+    found = pace(log, candidate)
+    assert found.waiting == 56
+    assert found.per_day == pytest.approx(3, rel=0.01)
+
+
+def test_with_yardsticks_the_line_and_the_certificate_say_what_it_is_relative_to(log: Log) -> None:
+    candidate = known(log)
+    judged(log, candidate, [1.0] * 300, yardstick=1.0)
+    found = evidence(log, candidate)
+    assert "relative to the teacher's own 1.000 (asked again 300 times)" in in_words(candidate, found)
+    proof = certificate(log, candidate, found)
+    assert "at most 5 % of the task less than the teacher, asked again, agrees with itself" in proof["claim"]
+    assert (proof["parity"]["measured"], proof["parity"]["ceiling"]) == (300, 1.0)

@@ -15,6 +15,7 @@ from router.gold import MOST_MORE, Told, audit_share, ignored, score_gold, told
 from router.lifecycle import standing
 from router.parity import log_wealth
 from router.registry import Candidate, candidates
+from router.said import Said
 from router.settings import RouterSettings
 from tests.router.conftest import add_rows, insert, judged, known
 
@@ -38,7 +39,7 @@ def verdicts(log: Log) -> dict[str, tuple[float, float | None, float | None, str
 def shadowed(log: Log, answer: str = "billing", teacher: str = "billing", **columns: Any) -> str:
     """An exchange, and the verdict of the candidate's answer to it."""
     (exchange,) = insert(log, ["x"], answer=teacher)
-    agreed = EVALUATORS["label"](teacher, answer)
+    agreed = EVALUATORS["label"]({}, Said(teacher), Said(answer))
     judged(log, candidate_of(log), [agreed], exchange=exchange, answer=answer, **columns)
     return exchange
 
@@ -148,7 +149,10 @@ def test_whichever_right_answers_come_nobody_gets_richer_than_with_all_of_them(
     rows: list[tuple[str, str, str, bool]], margin: float
 ) -> None:
     """What the docstring of `router.gold` argues: the wealth with some right answers is at most that with all."""
-    score = EVALUATORS["label"]
+
+    def score(one: str, other: str) -> float:
+        return EVALUATORS["label"]({}, Said(one), Said(other))
+
     whole = np.array([1 + score(right, given) - score(right, teacher) for given, teacher, right, _ in rows])
     agreed = np.array([score(teacher, given) for given, teacher, _, _ in rows])
     some = np.where([known for *_, known in rows], np.minimum(1, whole), agreed)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import BadInput
-from router.prompt import line_hash, static_lines, student_messages
+from router.prompt import changed, extra_lines, line_hash, static_lines, student_messages
 
 
 def prompt(system: object, user: object = "hello", role: str = "system") -> list[dict[str, object]]:
@@ -86,3 +86,19 @@ def test_only_lines_of_the_prompts_are_shown_and_never_a_static_one(systems: lis
     for system, messages in zip(systems, prompts, strict=True):
         lines = [line for line in student_messages(messages, static)[0]["content"].split("\n") if line]
         assert lines == [line.rstrip() for line in system.split("\n") if line.strip() and line_hash(line) not in static]
+
+
+@given(
+    st.lists(st.sampled_from(["one", "two", "three", "", "  "]), max_size=6), st.sets(st.sampled_from(["one", "two"]))
+)
+def test_instructions_are_changed_when_a_fixed_line_is_missing_or_more_lines_vary(
+    lines: list[str], fixed: set[str]
+) -> None:
+    messages = [{"role": "system", "content": "\n".join(lines)}, {"role": "user", "content": "three"}]
+    static = frozenset(map(line_hash, fixed))
+    extra = sum(bool(line.strip()) and line not in fixed for line in lines)
+    assert extra_lines(messages, static) == extra
+    missing = not fixed <= set(lines)
+    assert changed(messages, static, None) is missing
+    assert changed(messages, static, extra) is missing
+    assert changed(messages, static, extra - 1) is True

@@ -1,26 +1,46 @@
 import json
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from fastapi import FastAPI, Response
 
+from proxy.errors import BadInput
 from proxy.log import Log
 from proxy.replay import create_replay
 from proxy.settings import TeacherSettings
 from proxy.traffic_file import Row
 from proxy.upstream import Teacher
 from router import evidence
-from router.registry import Candidate
+from router.prompt import line_hash
+from router.registry import CANARY, LIVE, Candidate, move
 from router.shadow import audit, shadow
-from tests.router.conftest import Engine, chat, insert, known, route_to
+from tests.router.conftest import Engine, chat, insert, known, now, route_to
 from tests.servers import free_port, serving
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "parameters": {"properties": {"a": {"type": "number"}, "b": {"type": "number"}}},
+        },
+    }
+]
+
+
+def add(arguments: str) -> dict[str, Any]:
+    return {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": arguments}}
+
 
 RECORDED = [
     Row(tuple(chat("mine?")), "billing", None, "gpt-4o", None),
     Row(tuple(chat("where?")), "shipping", None, "gpt-4o", None),
+    Row(tuple(chat("Add up.")), None, (add('{"a": 1, "b": 2}'),), "gpt-4o", tuple(TOOLS)),
 ]
 
 
@@ -47,6 +67,43 @@ async def test_right_wrong_and_unsure_answers_are_told_apart(log: Log, engine: E
     assert found[odd] == (0.0, False, 1.0, "nonsense", None, "shadow")
 
 
+async def test_what_was_declared_at_registration_is_what_scores(log: Log, engine: Engine) -> None:
+    card = known(log, "student-0").card
+    candidate = known(log, card=card | {"aliases": {"billing": "shipping"}})
+    (exchange,) = insert(log, ["a"], answer="Shipping")
+    await compared(log, engine, candidate)
+    assert verdicts(log)[exchange][0] == 1.0
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An evaluator of the operator's that fails on one question."""
+    (tmp_path / "shadow_scores.py").write_text(
+        "def judge(request, teacher, candidate):\n"
+        "    return None if 'where' in str(request['messages']) else 0.25 + 0.5 * (teacher == candidate)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "shadow_scores", raising=False)
+    return "shadow_scores:judge"
+
+
+async def test_the_operators_evaluator_scores(log: Log, engine: Engine, own: str) -> None:
+    (exchange,) = insert(log, ["a"])
+    await compared(log, engine, known(log, evaluator=own), evaluator=own)
+    assert verdicts(log)[exchange][:2] == (0.75, True)
+
+
+async def test_where_the_operators_evaluator_fails_nothing_is_judged(log: Log, engine: Engine, own: str) -> None:
+    candidate = known(log, evaluator=own)
+    insert(log, ["a", "where?", "b"])
+    for _ in range(2):
+        with pytest.raises(BadInput, match=f"{own} returned None"):
+            await compared(log, engine, candidate, evaluator=own)
+    with pytest.raises(BadInput, match="ModuleNotFoundError"):
+        await compared(log, engine, known(log, "student-2", evaluator="gone_since:judge"))
+    assert verdicts(log) == {}
+
+
 async def test_an_exchange_is_compared_once_and_oldest_first(log: Log, engine: Engine) -> None:
     candidate = known(log)
     ids = sorted(insert(log, ["a", "b", "c"]))
@@ -61,7 +118,7 @@ async def test_only_whole_plain_answers_after_the_students_data_are_compared(log
         {"partial": True}, {"finish_reason": "length"}, {"tool_calls": "[]"}, {"request_encoding": "base64"},
     ):  # fmt: skip
         insert(log, ["x"], **columns)
-    insert(log, ["x"], answer=None)  # type: ignore[arg-type]
+    insert(log, ["x"], answer=None)
     assert await compared(log, engine, known(log)) == 0
 
 
@@ -88,6 +145,34 @@ async def test_a_shadow_waits_longer_than_a_client_would(log: Log, engine: Engin
     engine.delay = 0.3
     await compared(log, engine, known(log), timeout=0.01)
     assert verdicts(log)[exchange][1] is True
+
+
+async def test_after_promotion_only_what_was_held_back_is_compared_and_is_evidence(log: Log, engine: Engine) -> None:
+    candidate = known(log)
+    for stage in (CANARY, LIVE):
+        move(log, now(log), stage, "for the test", {"for": "the test"}, 0.5)
+        insert(log, ["a"], reason=f"{stage}: outside the share")
+        insert(log, ["a"], reason=stage, fallback="unsure")
+    right, wrong = insert(log, ["a", "b"], reason="live: held back")
+    engine.say = lambda text: ("billing" if text == "a" else "shipping", 0.9)
+    assert await compared(log, engine, now(log)) == 2
+    found = verdicts(log)
+    assert found == {
+        right: (1.0, True, pytest.approx(0.9), "billing", None, "holdback"),
+        wrong: (0.0, True, pytest.approx(0.9), "shipping", None, "holdback"),
+    }
+    after = evidence.audit(log, candidate)
+    assert (after.n, after.mean) == (2, 0.5)
+    assert evidence.evidence(log, candidate).shadowed == 0
+
+
+async def test_a_changed_template_is_no_evidence_about_a_student_of_the_old_one(log: Log, engine: Engine) -> None:
+    (exchange,) = insert(log, ["a"])
+    candidate = known(log)
+    await compared(log, engine, candidate, static=(line_hash("Say which team."),))
+    assert verdicts(log)[exchange] == (0.0, False, None, None, "template changed", "shadow")
+    assert engine.asked == []
+    assert evidence.evidence(log, candidate).parity.n == 0
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +207,38 @@ async def test_an_audit_asks_the_teacher_what_the_candidate_answered(log: Log, r
         wrong: (0.0, True, None, "shipping", None, "audit"),
     }
     assert await audited(log, replay, candidate) == 0
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_an_audit_compares_calls_of_tools(log: Log, replay: str) -> None:
+    candidate = known(log, evaluator="tools")
+    request = json.dumps({"model": "gpt-4o", "messages": chat("Add up."), "tools": TOOLS})
+    same, other = (
+        insert(log, ["Add up."], None, served_by=candidate.id, request=request, tool_calls=json.dumps([add(numbers)]))[
+            0
+        ]
+        for numbers in ('{"b": "2", "a": 1.0}', '{"a": 1, "b": 3}')
+    )
+    (text,) = insert(log, ["Add up."], "3", served_by=candidate.id, request=request)
+    assert await audited(log, replay, candidate) == 3
+    found = verdicts(log)
+    assert {one: found[one][:2] for one in (same, other, text)} == {
+        same: (1.0, True), other: (0.5, True), text: (0.0, True)
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_an_audit_that_cannot_be_scored_is_no_verdict_and_is_paid_once(log: Log, replay: str, own: str) -> None:
+    candidate = known(log, evaluator=own)
+    (failing,), (right,) = (insert(log, [text], served_by=candidate.id) for text in ("where?", "mine?"))
+    assert [await audited(log, replay, candidate) for _ in range(2)] == [2, 0]
+    error = f"evaluator {own} returned None: it must return a number in [0, 1]"
+    assert verdicts(log) == {
+        failing: (0.0, False, None, "shipping", error, "audit"),
+        right: (0.75, True, None, "billing", None, "audit"),
+    }
+    assert evidence.audit(log, candidate).n == 1
+    assert log.query("SELECT count(*) FROM spend WHERE kind = 'audit'") == [(2,)]
 
 
 @pytest.mark.usefixtures("ingest")

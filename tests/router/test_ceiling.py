@@ -1,0 +1,99 @@
+import json
+from collections.abc import Iterator
+
+import aiohttp
+import pytest
+
+from proxy.log import Log
+from proxy.replay import create_replay
+from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer, yardstick
+from router.evidence import evidence
+from router.ledger import report
+from router.registry import Candidate
+from router.shadow import shadow
+from tests.router.conftest import Engine, chat, insert, judged, known, route_to
+from tests.router.test_shadow import RECORDED, teacher_at
+from tests.servers import free_port, serving
+
+ASKED = json.dumps({"model": "gpt-4o", "messages": chat("mine?"), "stream": True, "stream_options": {}})
+
+
+@pytest.fixture(scope="module")
+def replay() -> Iterator[str]:
+    with serving(create_replay(RECORDED)) as url:
+        yield url
+
+
+async def shadowed(log: Log, engine: Engine, teacher: str, candidate: Candidate, share: float) -> int:
+    async with teacher_at(teacher) as again, aiohttp.ClientSession() as session:
+        with serving(engine.app) as url:
+            return await shadow(log, session, candidate, route_to(url), 100, 2, Ceiling(again, share))
+
+
+def stored(log: Log, candidate: str = "student-1") -> dict[str, tuple[float | None, str | None]]:
+    rows = log.query("SELECT exchange, yardstick, yardstick_answer FROM verdicts WHERE candidate = ?", [candidate])
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_share_is_drawn_by_the_id_and_grows_with_the_share(log: Log) -> None:
+    ids = [f"{number:06}" for number in range(2_000)]
+    some, more = drawn(log, ids, 0.1), drawn(log, ids, 0.5)
+    assert 120 < len(some) < 280
+    assert some < more < set(ids)
+    assert drawn(log, ids[::-1], 0.1) == some
+    assert (drawn(log, ids, 0.0), drawn(log, ids, 1.0)) == (set(), set(ids))
+
+
+async def test_a_yardstick_is_the_teacher_scored_against_itself(replay: str) -> None:
+    async with teacher_at(replay) as teacher:
+        same = await yardstick(teacher, ASKED, "Billing", "label")
+        other = await yardstick(teacher, ASKED, "shipping", "label")
+        assert same is not None
+        assert other is not None
+        assert same.paid is not None
+        assert (same.agreement, same.answer, other.agreement) == (1.0, "billing", 0.0)
+        assert (await teacher_answer(teacher, ASKED))[0] == 200
+    async with teacher_at(f"http://127.0.0.1:{free_port()}") as nobody:
+        assert await yardstick(nobody, ASKED, "billing", "label") is None
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_shadow_asks_again_on_covered_exchanges_and_it_is_paid_for(log: Log, engine: Engine, replay: str) -> None:
+    engine.say = lambda text: ("billing", 0.2 if "unsure" in text else 0.9)
+    (same,), (other,) = insert(log, ["mine?"]), insert(log, ["where?"], answer="billing")
+    (unsure,) = insert(log, ["unsure"])
+    candidate = known(log)
+    assert await shadowed(log, engine, replay, candidate, 1.0) == 3
+    assert stored(log) == {same: (1.0, "billing"), other: (0.0, "shipping"), unsure: (None, None)}
+    assert log.query("SELECT kind, task, exchange, usd FROM spend ORDER BY exchange") == [
+        ("ceiling", "triage", same, 10.0),
+        ("ceiling", "triage", other, 10.0),
+    ]
+    assert (report(log).audit_usd, report(log).net_usd) == (20.0, -20.0)
+    found = evidence(log, candidate).parity
+    assert (found.n, found.measured, found.ceiling, found.mean) == (2, 2, 0.5, 1.0)
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_a_later_candidate_uses_what_was_paid_for(log: Log, engine: Engine, replay: str) -> None:
+    (exchange,) = insert(log, ["mine?"])
+    await shadowed(log, engine, replay, known(log), 1.0)
+    await shadowed(log, engine, replay, known(log, "student-2"), 1.0)
+    assert stored(log, "student-2") == stored(log) == {exchange: (1.0, "billing")}
+    assert log.query("SELECT count(*) FROM spend") == [(1,)]
+    await shadowed(log, engine, replay, known(log, "student-3", evaluator="json"), 1.0)  # Scores otherwise: asks anew.
+    assert log.query("SELECT count(*) FROM spend") == [(2,)]
+
+
+def test_yardsticks_of_another_evaluator_are_not_reused(log: Log) -> None:
+    judged(log, known(log), [1.0, 0.0], yardstick=0.5, yardstick_answer="x")
+    judged(log, known(log, "student-2", evaluator="text"), [1.0], first=2, yardstick=0.7)
+    assert measured(log, ["000000", "000002", "000009"], "label") == {"000000": Yardstick(0.5, "x")}
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_without_the_teacher_there_is_a_verdict_and_no_yardstick(log: Log, engine: Engine) -> None:
+    (exchange,) = insert(log, ["mine?"])
+    assert await shadowed(log, engine, f"http://127.0.0.1:{free_port()}", known(log), 1.0) == 1
+    assert stored(log) == {exchange: (None, None)}
+    assert log.query("SELECT count(*) FROM spend") == [(0,)]

@@ -48,11 +48,15 @@ bench-kills: install
 bench-hostile: install
 	$(BIN)/python -m tests.bench.hostile
 
+# Which judges are fit to judge, and how they favour a position; takes about 5 minutes. BENCH='--data FILE'.
+bench-judge: install
+	$(BIN)/python -m tests.bench.judge $(BENCH)
+
 # The admin API by its OpenAPI document; takes about 2 minutes.
 bench-admin: install
 	$(BIN)/python -m tests.bench.admin $(BENCH)
 
-# The tests' error rates and sample sizes, simulated; takes about 5 minutes. BENCH='--candidates 1000' takes less than one.
+# The tests' error rates and sample sizes, simulated; takes about 2 minutes of one core. BENCH='--candidates 1000': less.
 bench-evidence: install
 	$(BIN)/python -m tests.bench.evidence $(BENCH)
 

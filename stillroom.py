@@ -54,10 +54,12 @@ def serve(arguments: argparse.Namespace) -> int:
     from proxy.metrics_folder import metrics_folder
     from proxy.names import require_names
     from proxy.supervisor import Child, supervise
+    from router.judge_client import connect_judge
 
     settings = load_settings(arguments.config)
     set_up(settings.logging.format, settings.logging.level, "serve")
     connect(settings.teacher)  # Refuse to start, rather than fail each request, when a key is missing.
+    connect_judge(settings.judge, lambda *_: None)
     admin_token(settings.admin)
     if settings.redaction.names:
         require_names()

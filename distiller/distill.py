@@ -22,12 +22,14 @@ from distiller.bundle import Bundle, seal
 from distiller.curate import Curation, Recorded, Split, curate, split
 from distiller.examples import Encoded, encode
 from distiller.generate import Generated, generate
+from distiller.scoring import Answered, Score, scoring
 from distiller.settings import DistillerSettings, Settings
 from distiller.train import Trained, TrainSettings, train
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from router.coverage import Threshold, choose_threshold
-from router.evaluators import Evaluator, evaluator, evaluator_for, known_labels
+from router.evaluators import JUDGE, evaluator_for, known_labels
+from router.judging import judge_instead
 from router.ledger import charge
 from router.prompt import extra_lines, static_lines, student_messages
 from router.registry import register
@@ -83,15 +85,22 @@ class _Data:
     static: frozenset[str]
     evaluator: str
     declared: TaskSettings
-    score: Evaluator
     labels: tuple[str, ...]
 
 
 def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Distilled:
     """Distill one student for `task`; Refused when there is too little to learn from, with how much is missing."""
     started = time.perf_counter()
+    data = _dataset(log, task, settings)
+    with scoring(log, settings, task, data.evaluator, data.declared) as score:
+        score([_answered(data.train[-1], data.train[-1].answer)])  # Nobody trains for an hour to learn that it raises.
+        return _distill(log, settings, task, data, score, on_progress, started)
+
+
+def _distill(
+    log: Log, settings: Settings, task: str, data: _Data, score: Score, on_progress: Report, started: float
+) -> Distilled:
     options = settings.distiller
-    data = _dataset(log, task, options, settings.router.tasks.get(task, TaskSettings()))
     on_progress(f"base model {options.base}", 0, 1)
     base = resolve_base(options.base, settings.folder / "bases")
     encoded, left_out = _encoded(base, data, options)
@@ -104,9 +113,9 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
         answers = generate(
             base, adapter, _student_prompts(data), limit, _threads(options), lambda i, n: on_progress("holdout", i, n)
         )
-        verdicts = _verdicts(data, answers)
+        verdicts = _verdicts(data, answers, score)
         threshold = _threshold(answers, verdicts, settings.router.margin)
-        holdout = _holdout(base, data, options, verdicts, limit, on_progress)
+        holdout = _holdout(base, data, options, verdicts, limit, score, on_progress)
         card = _card(data, answers, base, limit)
         manifest = {
             "task": task, "snapshot": data.snapshot, "base": options.base, "base_sha256": base_identity(base),
@@ -132,7 +141,8 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
     )
 
 
-def _dataset(log: Log, task: str, options: DistillerSettings, declared: TaskSettings) -> _Data:
+def _dataset(log: Log, task: str, settings: Settings) -> _Data:
+    options, declared = settings.distiller, settings.router.tasks.get(task, TaskSettings())
     snapshot = log.snapshot()
     rows = [_recorded(*row) for row in log.query(_ROWS.format(version=snapshot), [task, options.max_rows])]
     if not rows:
@@ -145,7 +155,9 @@ def _dataset(log: Log, task: str, options: DistillerSettings, declared: TaskSett
         )
     parts: Split = split(curation.kept, min(options.holdout, len(curation.kept) // 5))
     answers = [row.answer for row in parts.train]
-    name, score = _scoring(task, declared, parts)
+    evaluator = judge_instead(evaluator_for(declared, [Said(answer) for answer in answers]), settings.judge)
+    if evaluator == "tools":
+        raise Refused(f"task {task!r} is declared to call tools, and students answer in text: drop its evaluator")
     return _Data(
         snapshot=snapshot,
         read=len(rows),
@@ -153,22 +165,10 @@ def _dataset(log: Log, task: str, options: DistillerSettings, declared: TaskSett
         train=parts.train,
         holdout=parts.holdout,
         static=static_lines([row.messages for row in parts.train]),
-        evaluator=name,
+        evaluator=evaluator,
         declared=declared,
-        score=score,
-        labels=known_labels(answers, declared.aliases) if name == "label" else (),
+        labels=known_labels(answers, declared.aliases) if evaluator == "label" else (),
     )
-
-
-def _scoring(task: str, declared: TaskSettings, parts: Split) -> tuple[str, Evaluator]:
-    """The evaluator's name and itself, tried on one exchange: nobody trains for an hour to learn that it raises."""
-    name = evaluator_for(declared, [Said(row.answer) for row in parts.train])
-    if name == "tools":
-        raise Refused(f"task {task!r} is declared to call tools, and students answer in text: drop its evaluator")
-    score = evaluator(name, declared.aliases, declared.sets)
-    said = Said(parts.train[-1].answer)
-    score(parts.train[-1].request, said, said)
-    return name, score
 
 
 def _recorded(
@@ -237,15 +237,16 @@ def _student_prompts(data: _Data) -> list[list[dict[str, str]]]:
     return [student_messages(row.messages, data.static) for row in data.holdout]
 
 
-def _verdicts(data: _Data, answers: Sequence[Generated]) -> list[float]:
-    return [
-        _verdict(data, row, answer.text) if answer.finished else 0.0
-        for row, answer in zip(data.holdout, answers, strict=True)
-    ]
+def _verdicts(data: _Data, answers: Sequence[Generated], score: Score) -> list[float]:
+    """An answer that did not end is wrong, and nobody is asked about it."""
+    texts = [answer.text if answer.finished else None for answer in answers]
+    ended = [(row, text) for row, text in zip(data.holdout, texts, strict=True) if text is not None]
+    scores = iter(score([_answered(row, text) for row, text in ended]))
+    return [0.0 if text is None else next(scores) for text in texts]
 
 
-def _verdict(data: _Data, row: Recorded, text: str) -> float:
-    return data.score(row.request, Said(row.answer), Said(text))
+def _answered(row: Recorded, text: str) -> Answered:
+    return Answered(row.exchange_id, row.request, row.answer, text)
 
 
 def _threshold(answers: Sequence[Generated], verdicts: Sequence[float], margin: float) -> Threshold | None:
@@ -260,6 +261,7 @@ def _holdout(
     options: DistillerSettings,
     verdicts: Sequence[float],
     limit: int,
+    score: Score,
     on_progress: Report,
 ) -> Holdout:
     """The student beside the untuned base, which gets the whole instructions, and the most common answer."""
@@ -269,12 +271,13 @@ def _holdout(
         base, None, whole, limit, _threads(options), lambda i, n: on_progress("untuned base as control", i, n)
     )
     common = Counter(row.answer for row in data.train).most_common(1)[0][0]
+    held = rows if data.evaluator == JUDGE else data.holdout  # A judge is paid for each, and free text has no majority.
     return Holdout(
         rows=len(verdicts),
         student=_mean(verdicts),
-        base=_mean([_verdict(data, row, answer.text) for row, answer in zip(rows, untuned, strict=True)]),
+        base=_mean(score([_answered(row, answer.text) for row, answer in zip(rows, untuned, strict=True)])),
         base_rows=len(rows),
-        majority=_mean([_verdict(data, row, common) for row in data.holdout]),
+        majority=_mean(score([_answered(row, common) for row in held])),
     )
 
 

@@ -39,6 +39,7 @@ from proxy.vitals import Observed, Vitals
 from proxy.waiting import pause
 from router.controller import Controller, only_one
 from router.freezes import frozen
+from router.judge_client import connect_judge
 from router.ledger import charge
 from router.prices import cost, price_map
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, Watch
@@ -84,7 +85,8 @@ async def _work(settings: Settings, config: Path | None, seen: _Seen, stop: asyn
         log, settings.spool_folder, spool.keep_days, partial(cost, prices), estimator(), spool.min_free_mb << 20
     )
     service = _Service(log, settings, config)
-    controller = Controller(log, ingest, settings.router, settings.policy, service.served)
+    judge = connect_judge(settings.judge, partial(cost, prices))
+    controller = Controller(log, ingest, settings.router, settings.policy, service.served, judge)
     seen.now = lambda: replace(service.seen, ingested=ingest.ingested, last_round=controller.last_round)
     async with AsyncExitStack() as stack:
         teacher: Upstream | None = None

@@ -17,7 +17,7 @@ from proxy.settings import (
     read_toml,
 )
 from router.evaluators import check_declared
-from router.settings import MoneySettings, RouterSettings
+from router.settings import JudgeSettings, MoneySettings, RouterSettings
 
 DEFAULT_FILE = "stillroom.toml"
 
@@ -69,6 +69,7 @@ class Settings:
     logging: LoggingSettings = field(default_factory=LoggingSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     router: RouterSettings = field(default_factory=RouterSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
     money: MoneySettings = field(default_factory=MoneySettings)
     distiller: DistillerSettings = field(default_factory=DistillerSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
@@ -154,6 +155,8 @@ def _check(settings: Settings) -> None:
     for name in ("max_slowdown", "cooldown_hours"):
         if not 0 <= getattr(settings.router, name) < float("inf"):
             raise BadInput(f"router.{name} must be 0 (off) or more, not {getattr(settings.router, name)}")
+    if settings.judge.concurrency < 1 or settings.judge.timeout <= 0:
+        raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
     for task, said in settings.router.tasks.items():
         if said.promote not in ("auto", "manual"):
             raise BadInput(f'router.tasks.{task}.promote must be "auto" or "manual", not {said.promote!r}')

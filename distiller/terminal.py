@@ -69,12 +69,14 @@ def tasks_table(tasks: Sequence[TaskLine]) -> None:
 def report_table(report: Report) -> None:
     """`stillroom report`."""
     table = Table(
-        "task", "exchanges", "by candidate", "teacher spend", "avoided (estimate)", "training", "audit", title="Ledger"
-    )
+        "task", "exchanges", "by candidate", "teacher spend", "avoided (estimate)", "training", "audit", "judge",
+        title="Ledger",
+    )  # fmt: skip
     for line in report.tasks:
         table.add_row(
             line.task or "(no task)", f"{line.exchanges:,}", f"{line.served:,}", money(line.teacher_usd),
             money(line.avoided_usd) if line.served else "-", money(line.training_usd), money(line.audit_usd),
+            money(line.judge_usd),
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -82,7 +84,7 @@ def report_table(report: Report) -> None:
         f"spent on the teacher {money(report.teacher_usd)} (+ {report.unpriced} unpriced exchanges)\n"
         f"avoided {money(report.avoided_usd)} - serving {money(report.serving_usd)} "
         f"({report.serving_hours:.2f} h, idle included) - training {money(report.training_usd)} "
-        f"- audit {money(report.audit_usd)}\n"
+        f"- audit {money(report.audit_usd)} - judge {money(report.judge_usd)}\n"
         f"= net saving {money(report.net_usd)}"
     )
 

@@ -113,6 +113,10 @@ def _evidence(connection: duckdb.DuckDBPyConnection) -> None:
         """CREATE TABLE IF NOT EXISTS freezes (
         id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, frozen BOOLEAN, reason VARCHAR)"""
     )
+    connection.execute(
+        """CREATE TABLE IF NOT EXISTS judges (
+        id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, judge VARCHAR, calibration VARCHAR)"""
+    )
 
 
 MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where, _books_of_their_own, _evidence)

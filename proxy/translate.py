@@ -73,13 +73,13 @@ class TranslatingTeacher:
         if wrong is not None:
             return wrong
         if self._litellm is None:
-            self._litellm = await asyncio.to_thread(_load)
+            self._litellm = await asyncio.to_thread(load_litellm)
         return await self._translate(asked, key)
 
     async def _translate(self, asked: dict[str, Any], key: str | None) -> UpstreamResponse:
         connect, read = self._timeouts
         timeout = importlib.import_module("httpx").Timeout(read, connect=connect)
-        failures = Failures(asked["model"].partition("/")[0], _secrets(key), self._redactor)
+        failures = Failures(asked["model"].partition("/")[0], known_secrets(key), self._redactor)
         try:
             answer = await self._litellm.acompletion(
                 **asked, api_key=key, num_retries=0, max_retries=0, timeout=timeout
@@ -89,7 +89,8 @@ class TranslatingTeacher:
             return failures.answer(error)
 
 
-def _load() -> Any:
+def load_litellm() -> Any:
+    """litellm, quiet and off the network; seconds the first time, so call it in a thread."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # Else the import reaches for the network.
     litellm: Any = importlib.import_module("litellm")
     litellm.suppress_debug_info = True
@@ -138,7 +139,7 @@ def _bearer(headers: Headers) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-def _secrets(key: str | None) -> list[str]:
+def known_secrets(key: str | None) -> list[str]:
     """What no message may show: the client's key, and those in this process's environment."""
     values = [value for name, value in os.environ.items() if name.upper().endswith(_SECRET_NAMES)]
     return [value for value in (key or "", *values) if len(value) >= _SHORTEST_SECRET]

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from proxy.derive import CHAT, Derived, derive
 from proxy.log import Log
 from proxy.relay import Upstream
-from router.evaluators import EVALUATORS
 
 _DRAWN = """
 SELECT id FROM (SELECT unnest(CAST($ids AS VARCHAR[])) AS id)
@@ -38,11 +37,10 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """How the teacher agreed with its recorded answer, in [0, 1], and what it said; `paid` is None where reused."""
+    """How the teacher agreed with its recorded answer, in [0, 1], and what it said."""
 
     agreement: float
     answer: str | None
-    paid: Derived | None = None
 
 
 def drawn(log: Log, exchanges: Sequence[str], share: float) -> set[str]:
@@ -54,17 +52,6 @@ def measured(log: Log, exchanges: Sequence[str], evaluator: str) -> dict[str, Ya
     """Yardsticks that earlier candidates' verdicts have already, by the same evaluator."""
     rows = log.query(_MEASURED, {"ids": list(exchanges), "evaluator": evaluator})
     return {exchange: Yardstick(agreement, answer) for exchange, agreement, answer in rows}
-
-
-async def yardstick(teacher: Upstream, request: str, recorded: str, evaluator: str) -> Yardstick | None:
-    """Ask again as it was asked, and score it as a candidate's answer would be; None where no answer came.
-
-    A refusal is an answer: one that disagrees.
-    """
-    _, again = await teacher_answer(teacher, request)
-    if not again.finish_reason:
-        return None
-    return Yardstick(EVALUATORS[evaluator](recorded, again.answer or ""), again.answer, again)
 
 
 async def teacher_answer(teacher: Upstream, request: str) -> tuple[int, Derived]:

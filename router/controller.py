@@ -22,7 +22,10 @@ from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.waiting import pause
 from router.ceiling import Ceiling
+from router.evaluators import JUDGE
 from router.gold import audit_share, score_gold
+from router.judge import Judge
+from router.judging import Appointed
 from router.lifecycle import advance, publish, route
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
@@ -43,10 +46,19 @@ Served = Callable[[], Mapping[str, str]]
 class Controller:
     """Runs until told to stop; `served` says at any moment which candidates are ready at which URL."""
 
-    def __init__(self, log: Log, ingest: Ingest, settings: RouterSettings, policy: Path, served: Served) -> None:
-        """Hold the collaborators."""
+    def __init__(
+        self,
+        log: Log,
+        ingest: Ingest,
+        settings: RouterSettings,
+        policy: Path,
+        served: Served,
+        judge: Judge | None = None,
+    ) -> None:
+        """Hold the collaborators; without a `judge`, what only one can score waits."""
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served = policy, served
+        self._appointed = Appointed(log, judge)
         self._watch = Watch(log)
         self._changes: set[tuple[str, str]] = set()  # that were told
         self._looked_for_changes = -CHANGES_SECONDS
@@ -97,14 +109,15 @@ class Controller:
         self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
     ) -> bool:
         asked = route(candidate, self._settings, url)
+        judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
         audited, at_once = 0, self._settings.shadow_concurrency
         ceiling = None
         if teacher is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
             ceiling = Ceiling(teacher, self._settings.ceiling_share)
-        compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling)
+        compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
         if teacher is not None:
             share = audit_share(self._log, candidate, self._settings.audit_share)
-            audited = await audit(self._log, teacher, candidate, share, BATCH)
+            audited = await audit(self._log, teacher, candidate, share, BATCH, judge)
         score_gold(self._log, candidate)
         reason = advance(self._log, candidate, self._settings)
         if reason:

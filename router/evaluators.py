@@ -8,6 +8,7 @@ It must not know where the answers came from, who asks, or what the verdict will
     number  the last number: equal up to 1e-6, or not
     code    Python: the same syntax tree, or not
     exact   everything else: the same text
+    judge   free text: a model is asked, see `router.judging`
     package.module:function  the operator's own
 
 All but "tools" compare texts: an answer that calls a tool is 0 there. The same well-formed answer twice is 1 by each.
@@ -34,6 +35,8 @@ Evaluator = Callable[[Mapping[str, Any], Said, Said], float]
 QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb"
 SHORT = 80  # characters: longer answers are prose, not labels
 MOST_LABELS = 200
+JUDGE = "judge"
+"""Free text: no evaluator can score it, `router.judging` does. It is a name without a function here."""
 ENOUGH = 95  # per cent of answers that must have the form
 
 
@@ -69,7 +72,7 @@ def evaluator_for(task: TaskSettings, answers: Sequence[Said]) -> str:
 
 def check_declared(task: TaskSettings, name: str) -> None:
     """BadInput where the settings of a task cannot go with this evaluator, so that nothing declared is ignored."""
-    if name not in EVALUATORS and ":" not in name:
+    if name not in (*EVALUATORS, JUDGE) and ":" not in name:
         raise _unknown(name)
     for key, declared, belongs in (("aliases", task.aliases, "label"), ("sets", task.sets, "json")):
         if declared and name != belongs:
@@ -122,7 +125,7 @@ def well_formed(evaluator_name: str, said: Said, labels: frozenset[str]) -> bool
             return last_number(text) is not None
         case "code":
             return tree(text) is not None
-    if evaluator_name == "exact" or ":" in evaluator_name:
+    if evaluator_name in ("exact", JUDGE) or ":" in evaluator_name:
         return bool(text.strip())
     raise _unknown(evaluator_name)
 
@@ -140,7 +143,8 @@ def _enough(texts: Sequence[str | None], formed: Callable[[str], bool]) -> bool:
 
 
 def _unknown(name: str) -> BadInput:
-    return BadInput(f"unknown evaluator {name!r}: use one of {', '.join(EVALUATORS)}, or package.module:function")
+    known = ", ".join((*EVALUATORS, JUDGE))
+    return BadInput(f"unknown evaluator {name!r}: use one of {known}, or package.module:function")
 
 
 def _label(

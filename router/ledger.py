@@ -30,8 +30,8 @@ WITH money AS ({_MONEY}
   GROUP BY task
 ), other AS (
   SELECT task, sum(dollars) FILTER (kind IN ('audit', 'ceiling')) AS audit,
-         sum(dollars) FILTER (kind = 'training') AS training,
-         count(*) FILTER (kind IN ('audit', 'ceiling') AND dollars IS NULL) AS unpriced
+         sum(dollars) FILTER (kind = 'training') AS training, sum(dollars) FILTER (kind = 'judge') AS judge,
+         count(*) FILTER (kind IN ('audit', 'ceiling', 'judge') AND dollars IS NULL) AS unpriced
   FROM money GROUP BY task
 ), counted AS (
   SELECT task, 1 AS exchanges, served_by, CAST(fallback IS NOT NULL AS INTEGER) AS fallbacks
@@ -44,7 +44,7 @@ WITH money AS ({_MONEY}
 )
 SELECT v.task, v.exchanges, v.served, v.fallbacks, CAST(t.usd AS DOUBLE),
        coalesce(t.unpriced, 0) + coalesce(o.unpriced, 0), v.served * coalesce(c.mean, a.mean),
-       CAST(o.audit AS DOUBLE), CAST(o.training AS DOUBLE)
+       CAST(o.audit AS DOUBLE), CAST(o.training AS DOUBLE), CAST(o.judge AS DOUBLE)
 FROM volume v
 LEFT JOIN teacher t ON t.task IS NOT DISTINCT FROM v.task
 LEFT JOIN chat a ON a.task IS NOT DISTINCT FROM v.task
@@ -71,11 +71,15 @@ class TaskLine:
     avoided_usd: float | None
     audit_usd: float
     training_usd: float
+    judge_usd: float
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole ledger. `net_usd` = avoided - serving - training - audit, None while a served exchange is unpriced."""
+    """The whole ledger. `net_usd` = avoided - serving - training - audit - judge.
+
+    It is None while a served exchange is unpriced.
+    """
 
     tasks: tuple[TaskLine, ...]
     teacher_usd: float
@@ -85,6 +89,7 @@ class Report:
     serving_hours: float
     training_usd: float
     audit_usd: float
+    judge_usd: float
     net_usd: float | None
 
 
@@ -95,7 +100,9 @@ def report(log: Log) -> Report:
     serving, hours = serving or 0.0, hours or 0.0
     unknown = any(line.served and line.avoided_usd is None for line in tasks)
     avoided = None if unknown else sum(line.avoided_usd or 0.0 for line in tasks)
-    training, audit = (sum(getattr(line, f"{kind}_usd") for line in tasks) for kind in ("training", "audit"))
+    training, audit, judge = (
+        sum(getattr(line, f"{kind}_usd") for line in tasks) for kind in ("training", "audit", "judge")
+    )
     return Report(
         tasks=tasks,
         teacher_usd=sum(line.teacher_usd or 0.0 for line in tasks),
@@ -105,12 +112,13 @@ def report(log: Log) -> Report:
         serving_hours=hours,
         training_usd=training,
         audit_usd=audit,
-        net_usd=None if avoided is None else avoided - serving - training - audit,
+        judge_usd=judge,
+        net_usd=None if avoided is None else avoided - serving - training - audit - judge,
     )
 
 
 def _line(*columns: Any) -> TaskLine:
-    return TaskLine(*columns[:7], columns[7] or 0.0, columns[8] or 0.0)  # type: ignore[call-arg]
+    return TaskLine(*columns[:7], *(usd or 0.0 for usd in columns[7:]))
 
 
 def charge(

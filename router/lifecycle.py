@@ -15,6 +15,7 @@ from router.evidence import audit, certificate, drift, evidence, in_words, pace
 from router.freezes import frozen, held
 from router.gold import told
 from router.guardrails import Tried, failed, tried, troubled
+from router.judging import missing
 from router.parity import Parity
 from router.policy import Policy, Route, save_policy
 from router.registry import (
@@ -180,6 +181,7 @@ def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[s
         "reason": candidate.reason,
         "verdict": in_words(candidate, found, pace(log, candidate)),
         "evidence": asdict(found),
+        "missing": missing(log, candidate.id)[0],
         "tried": asdict(done),
         "share": candidate.share,
         "next": upcoming(candidate, found.parity, done, held(log, candidate, settings), settings),

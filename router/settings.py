@@ -43,6 +43,22 @@ class RouterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeSettings:
+    """`[judge]`: who decides about free text; without a `model`, such answers must be the same to count.
+
+    `model` is named as litellm does, such as "openai/gpt-4o"; `url` is its api_base where that is not the provider's
+    own, with the /v1 of an OpenAI-compatible server; `key_env` names the variable with its key, empty: the provider's
+    own variable, and no key at all for a `url`. `timeout` is in seconds a question.
+    """
+
+    model: str = ""
+    url: str = ""
+    key_env: str = ""
+    timeout: float = 60.0
+    concurrency: int = 4
+
+
+@dataclass(frozen=True, slots=True)
 class Price:
     """US dollars per million tokens; `cached_input` defaults to the price of input."""
 

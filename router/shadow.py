@@ -6,24 +6,29 @@ would fall back. Must not draw conclusions.
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
-import duckdb
 
 from proxy.deciding import CandidateFailed
 from proxy.derive import Derived
-from proxy.ids import ulid
+from proxy.errors import BadInput
 from proxy.log import Log
 from proxy.relay import Upstream
 from router.candidates import ask, check, teacher_only
-from router.ceiling import Ceiling, drawn, measured, teacher_answer, yardstick
-from router.evaluators import EVALUATORS
+from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer
+from router.judge import Judge
 from router.policy import HELD_BACK, Route
 from router.registry import SHADOW, Candidate
+from router.said import Said, from_log
+from router.scoring import Score, scoring
+from router.verdicts import Costs, Verdict, record
+
+_log = logging.getLogger("stillroom.shadow")
 
 # Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
 _UNSHADOWED = """
@@ -36,43 +41,14 @@ WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ)
 # After promotion only who was held back, by a hash before anything was known, is a fair sample of the task.
 _HELD_BACK = f"AND ends_with(reason, ': {HELD_BACK}')"
 _UNAUDITED = """
-SELECT id, request, answer FROM exchanges e
+SELECT id, request, answer, tool_calls FROM exchanges e
 WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
-  AND answer IS NOT NULL AND hash(id) / 18446744073709551615 < ?
+  AND (answer IS NOT NULL OR tool_calls IS NOT NULL) AND hash(id) / 18446744073709551615 < ?
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
 ORDER BY id LIMIT ?
 """
 # What a teacher will say again: recorded as not comparable, or such requests would stand before all others for ever.
 _FINAL = (400, 413, 422)
-_COLUMNS = (
-    "id, ts, task, candidate, exchange, kind, verdict, confidence, covered, answer, latency_ms, error, yardstick, "
-    "yardstick_answer"
-)
-# The price function is the one that ingest registers with the log's connection.
-_CHARGE = """
-INSERT INTO spend BY NAME
-SELECT ? AS id, now() AS ts, ? AS task, ? AS kind, ? AS model, ? AS exchange, 1.0 AS quantity, 'exchange' AS unit,
-       price(?, CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS BIGINT)) AS usd
-"""
-
-Bill = tuple[str, str, Derived]  # exchange, kind of charge, what was answered
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One scored comparison, as the table keeps it."""
-
-    exchange: str
-    kind: str
-    verdict: float
-    confidence: float | None
-    covered: bool
-    answer: str | None
-    latency_ms: float
-    error: str | None
-    yardstick: float | None = None
-    """How the teacher agrees with itself on the same exchange, in [0, 1]."""
-    yardstick_answer: str | None = None
 
 
 async def shadow(
@@ -83,35 +59,49 @@ async def shadow(
     limit: int,
     concurrency: int,
     ceiling: Ceiling | None = None,
+    judge: Judge | None = None,
 ) -> int:
     """Compare up to `limit` exchanges nobody compared yet; returns how many.
 
     Once the candidate is promoted these are the held back ones, and the verdicts' kind is "holdback". With a `ceiling`,
-    the teacher is asked again on its share of them, where the candidate's answer is covered.
+    the teacher is asked again on its share of them, where the candidate's answer is covered. None are compared where a
+    judge has to score and there is none now; what it could not be asked about is left for later. BadInput when the
+    operator's evaluator fails on one of them: then none is recorded, since leaving out what it fails on would flatter
+    the candidate.
     """
+    score = scoring(candidate, judge)
+    if score is None:
+        return 0
     kind, which = ("shadow", "") if candidate.stage == SHADOW else ("holdback", _HELD_BACK)
     found = f"SELECT id, request, answer {_UNSHADOWED} {which} ORDER BY id LIMIT {limit:d}"
     rows = log.query(found, [candidate.task, candidate.card["data_until"], candidate.id])
     again = drawn(log, [row[0] for row in rows], ceiling.share) if ceiling else set()
     known = measured(log, list(again), candidate.evaluator)
-    gate = asyncio.Semaphore(concurrency)
+    gate, costs = asyncio.Semaphore(concurrency), Costs()
     patient = replace(route, timeout=max(route.timeout, 120.0))  # Nobody waits for a shadow; a queue is no failure.
-    bills: list[Bill] = []
 
-    async def one(exchange: str, request: str, teacher: str) -> Verdict:
-        body = json.loads(request)
+    async def one(exchange: str, request: str, answer: str) -> Verdict | None:
+        body, teacher = json.loads(request), Said(answer)
         if reason := teacher_only(body):
             return Verdict(exchange, kind, 0.0, None, False, None, 0.0, reason)
         async with gate:
-            verdict = replace(await _compare(session, patient, exchange, body, teacher), kind=kind)
-            if not (ceiling and verdict.covered and exchange in again):
-                return verdict
-            found = known.get(exchange) or await yardstick(ceiling.teacher, request, teacher, candidate.evaluator)
-        if found and found.paid:
-            bills.append((exchange, "ceiling", found.paid))
-        return replace(verdict, yardstick=found.agreement, yardstick_answer=found.answer) if found else verdict
+            asked = await _asked(session, patient, Verdict(exchange, kind, 0.0, None, False, None, 0.0, None), body)
+        verdict = await _scored(score, asked, body, teacher, costs)
+        if verdict is None or not (ceiling and verdict.covered and exchange in again):
+            return verdict
+        measure = known.get(exchange)
+        if measure is None:
+            async with gate:
+                measure = await _again(ceiling.teacher, score, exchange, request, teacher, costs)
+        return replace(verdict, yardstick=measure.agreement, yardstick_answer=measure.answer) if measure else verdict
 
-    return _record(log, candidate, await asyncio.gather(*(one(*row) for row in rows)), bills)
+    outcomes = await asyncio.gather(*(one(*row) for row in rows), return_exceptions=True)
+    failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    verdicts = [] if failed else [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
+    compared = record(log, candidate, verdicts, costs, judge.name if judge else None)
+    if failed:
+        raise failed[0]
+    return compared
 
 
 def waiting(log: Log, candidate: Candidate) -> int:
@@ -120,59 +110,80 @@ def waiting(log: Log, candidate: Candidate) -> int:
     return int(log.query(f"SELECT count(*) {_UNSHADOWED}", parameters)[0][0])
 
 
-async def audit(log: Log, teacher: Upstream, candidate: Candidate, share: float, limit: int) -> int:
-    """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id."""
-    verdicts, bills = [], []
-    for exchange, request, answer in log.query(_UNAUDITED, [candidate.id, share, limit]):
+async def audit(
+    log: Log, teacher: Upstream, candidate: Candidate, share: float, limit: int, judge: Judge | None = None
+) -> int:
+    """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id.
+
+    Where the operator's evaluator fails, or the judge is not there just then, the teacher was paid in vain: recorded as
+    no verdict, with the error; of a judge's the rest is left for later.
+    """
+    score, costs = scoring(candidate, judge), Costs()
+    if score is None:
+        return 0
+    verdicts: list[Verdict] = []
+    for exchange, request, answer, calls in log.query(_UNAUDITED, [candidate.id, share, limit]):
         started = time.perf_counter()
         status, wanted = await teacher_answer(teacher, request)
         elapsed = (time.perf_counter() - started) * 1000
         if wanted.finish_reason:
-            score = EVALUATORS[candidate.evaluator](wanted.answer or "", answer)
-            verdicts.append(Verdict(exchange, "audit", score, None, True, wanted.answer, elapsed, None))
-            bills.append((exchange, "audit", wanted))
+            costs.teacher.append((exchange, "audit", wanted))
+            asked = Verdict(exchange, "audit", 0.0, None, True, wanted.answer, elapsed, None)
+            verdicts.append(await _audited(score, asked, request, wanted, from_log(answer, calls), costs))
         elif status in _FINAL:
             error = f"the teacher answered {status}"
             verdicts.append(Verdict(exchange, "audit", 0.0, None, False, None, elapsed, error))
-    return _record(log, candidate, verdicts, bills)
+        if judge is not None and judge.resting:
+            break
+    return record(log, candidate, verdicts, costs, judge.name if judge else None)
 
 
-async def _compare(
-    session: aiohttp.ClientSession, route: Route, exchange: str, body: Mapping[str, Any], teacher: str
-) -> Verdict:
+async def _audited(score: Score, asked: Verdict, request: str, wanted: Derived, given: Said, costs: Costs) -> Verdict:
+    teacher = from_log(wanted.answer, wanted.tool_calls)
+    try:
+        said = await score(asked.exchange, json.loads(request), teacher, given)
+    except BadInput as failed:
+        _log.error("an audit of %s judged nothing: %s", asked.exchange, failed)
+        return replace(asked, covered=False, error=str(failed))
+    costs.judge.append(said.bill)
+    return replace(asked, verdict=said.verdict, covered=not said.unavailable, error=said.error)
+
+
+async def _asked(session: aiohttp.ClientSession, route: Route, asked: Verdict, body: Mapping[str, Any]) -> Verdict:
+    """What the candidate answers, not scored yet."""
     started = time.perf_counter()
-    text, sure, error = None, None, None
-    covered, score = False, 0.0
+    text, sure, error, covered = None, None, None, False
     try:
         reply = await ask(session, route, body)
         text, sure = reply.text, reply.confidence
-        score = EVALUATORS[route.evaluator](teacher, text)
         check(route, reply)
         covered = True
     except CandidateFailed as failed:
         error = str(failed) if failed.confidence is None else None
     elapsed = (time.perf_counter() - started) * 1000
-    return Verdict(exchange, "shadow", score, sure, covered, text, elapsed, error)
+    return replace(asked, confidence=sure, covered=covered, answer=text, latency_ms=elapsed, error=error)
 
 
-def _record(log: Log, candidate: Candidate, verdicts: Sequence[Verdict], bills: Sequence[Bill] = ()) -> int:
-    if not verdicts:
-        return 0
-    values = [
-        value
-        for v in verdicts
-        for value in (
-            ulid(), candidate.task, candidate.id, v.exchange, v.kind, v.verdict, v.confidence, v.covered, v.answer,
-            v.latency_ms, v.error, v.yardstick, v.yardstick_answer,
-        )
-    ]  # fmt: skip
-    places = ", ".join(["(?, now(), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * len(verdicts))
+async def _scored(score: Score, asked: Verdict, body: Mapping[str, Any], teacher: Said, costs: Costs) -> Verdict | None:
+    """With the verdict; None where it has to be made again later."""
+    if asked.answer is None:
+        return asked
+    said = await score(asked.exchange, body, teacher, Said(asked.answer))
+    costs.judge.append(said.bill)
+    return None if said.unavailable else replace(asked, verdict=said.verdict, error=asked.error or said.error)
 
-    def work(connection: duckdb.DuckDBPyConnection) -> None:
-        connection.execute(f"INSERT INTO verdicts ({_COLUMNS}) VALUES {places}", values)
-        for exchange, kind, paid in bills:
-            counts = [paid.prompt_tokens, paid.cached_tokens, paid.completion_tokens]
-            connection.execute(_CHARGE, [ulid(), candidate.task, kind, paid.model, exchange, paid.model, *counts])
 
-    log.transaction(work)
-    return len(verdicts)
+async def _again(
+    teacher: Upstream, score: Score, exchange: str, request: str, recorded: Said, costs: Costs
+) -> Yardstick | None:
+    """Ask the teacher the same again, and score it as a candidate's answer would be; None where there is no measure.
+
+    A refusal is an answer: one that disagrees.
+    """
+    _, again = await teacher_answer(teacher, request)
+    if not again.finish_reason:
+        return None
+    costs.teacher.append((exchange, "ceiling", again))
+    said = await score(exchange, json.loads(request), recorded, from_log(again.answer, again.tool_calls))
+    costs.judge.append(said.bill)
+    return None if said.unavailable else Yardstick(said.verdict, again.answer)

@@ -10,11 +10,13 @@ from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from router.registry import SHADOW, candidates
 from router.said import Said
-from router.settings import RouterSettings, TaskSettings
-from router.shadow import scoring
+from router.scoring import scoring
+from router.settings import JudgeSettings, RouterSettings, TaskSettings
 from tests.distiller.toy import build_toy
+from tests.judges import Judges
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert
+from tests.servers import serving
 
 ANSWERS = {"red": "stop", "amber": "wait", "green": "go"}
 
@@ -96,3 +98,17 @@ def test_too_little_to_learn_from_says_how_much_is_missing(log: Log, tmp_path: P
 def test_an_unknown_task_is_said(log: Log, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="stillroom tasks"):
         distill(log, Settings(home=str(tmp_path)), "nothing", lambda *_: None)
+
+
+def test_free_text_is_judged_and_the_student_waits_for_the_judge_in_shadow(tmp_path: Path) -> None:
+    log = migrated(tmp_path)
+    right = {f"lamp {n} is red": f"lamp {n} is red. stop now, lamp {n}." for n in range(120)}
+    for text, answer in right.items():
+        insert(log, [text], answer)
+    with serving(Judges(right).app()) as url:
+        given = replace(settings(tmp_path), judge=JudgeSettings("openai/perfect", url))
+        done = distill(log, given, TASK, lambda *_: None)
+    (candidate,) = candidates(log)
+    assert (done.evaluator, candidate.evaluator, candidate.card["labels"]) == ("judge", "judge", [])
+    assert log.query("SELECT count(*) FROM judges") == [(1,)]
+    assert log.query("SELECT count(*) > 1, count(usd) FROM spend WHERE kind = 'judge'") == [(True, 0)]

@@ -20,7 +20,10 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(migrate(log), flush=True)
 """
-TABLES = {"candidates", "carried", "exchanges", "freezes", "migrations", "segments", "spend", "transitions", "verdicts"}
+TABLES = {
+    "candidates", "carried", "exchanges", "freezes", "judges", "migrations", "segments", "spend", "transitions",
+    "verdicts",
+}  # fmt: skip
 
 
 def tables(log: Log) -> set[str]:

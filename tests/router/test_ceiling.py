@@ -6,7 +6,7 @@ import pytest
 
 from proxy.log import Log
 from proxy.replay import create_replay
-from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer, yardstick
+from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer
 from router.evidence import evidence
 from router.ledger import report
 from router.registry import Candidate
@@ -44,17 +44,13 @@ def test_the_share_is_drawn_by_the_id_and_grows_with_the_share(log: Log) -> None
     assert (drawn(log, ids, 0.0), drawn(log, ids, 1.0)) == (set(), set(ids))
 
 
-async def test_a_yardstick_is_the_teacher_scored_against_itself(replay: str) -> None:
+async def test_the_teacher_is_asked_as_it_was_but_for_the_stream(replay: str) -> None:
     async with teacher_at(replay) as teacher:
-        same = await yardstick(teacher, ASKED, "Billing", "label")
-        other = await yardstick(teacher, ASKED, "shipping", "label")
-        assert same is not None
-        assert other is not None
-        assert same.paid is not None
-        assert (same.agreement, same.answer, other.agreement) == (1.0, "billing", 0.0)
-        assert (await teacher_answer(teacher, ASKED))[0] == 200
+        status, again = await teacher_answer(teacher, ASKED)
+        assert (status, again.answer, again.finish_reason) == (200, "billing", "stop")
     async with teacher_at(f"http://127.0.0.1:{free_port()}") as nobody:
-        assert await yardstick(nobody, ASKED, "billing", "label") is None
+        status, again = await teacher_answer(nobody, ASKED)
+        assert (status, again.finish_reason) == (503, None)
 
 
 @pytest.mark.usefixtures("ingest")

@@ -1,7 +1,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +23,19 @@ from proxy.spool import SpoolWriter
 from proxy.traffic_file import Row
 from proxy.upstream import Teacher
 from router.controller import Controller, only_one
+from router.judge import Judge, Message, Spoken
+from router.judging import judges_of
 from router.lifecycle import publish
 from router.policy import Policy, load_policy
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, certificate_of, move
 from router.settings import RouterSettings
+from tests.judges import Judges
 from tests.router.conftest import PATH, TASK, Engine, chat, insert, known, now
 from tests.servers import serving
 
-SETTINGS = RouterSettings(canary_shares=(0.5,), canary_exchanges=3, audit_share=1.0, poll_seconds=0.01)
+SETTINGS = RouterSettings(
+    canary_shares=(0.5,), canary_exchanges=3, audit_share=1.0, ceiling_share=0.5, poll_seconds=0.01
+)
 RECORDED = [Row(tuple(chat(f"question {n}")), ("billing", "shipping")[n % 2], None, "gpt-4o", None) for n in range(130)]
 TRUTH = {row.messages[-1]["content"]: row.answer or "" for row in RECORDED}
 
@@ -120,6 +125,8 @@ async def test_a_right_candidate_goes_from_shadow_to_live_and_a_later_fault_take
         proof = certificate_of(log, candidate.id)
         assert proof is not None
         assert proof["parity"]["lower"] > 0.95
+        assert proof["parity"]["ceiling"] == 1.0
+        assert 0 < proof["parity"]["measured"] < proof["parity"]["n"]
         insert(log, ["question 1"] * 3, answer="shipping", served_by=candidate.id)
         await loop.until_idle()
         assert now(log).stage == LIVE
@@ -290,3 +297,26 @@ def test_there_is_one_controller_per_home(tmp_path: Path) -> None:
             pass
     with only_one(tmp_path / "home"):
         pass
+
+
+@pytest.mark.parametrize(("way", "stage"), [("perfect", CANARY), ("always-a", SHADOW)])
+async def test_what_a_judge_has_to_score_waits_for_one_that_is_fit(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path, way: str, stage: str
+) -> None:
+    judges = Judges(TRUTH)
+
+    async def ask(messages: Sequence[Message]) -> Spoken:
+        return Spoken(judges.say(way, [dict(message) for message in messages]), 0.5)
+
+    engine.say = lambda text: (TRUTH[text].title(), 0.95)
+    known(log, evaluator="judge")
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        judge = Judge(f"test/{way}", ask)
+        loop.controller = Controller(log, ingest, SETTINGS, loop.policy, lambda: loop.served, judge)
+        loop.teacher_answers()
+        await loop.until_idle()
+    assert now(log).stage == stage
+    verdicts = log.query("SELECT count(*) > 0, count(*) FILTER (verdict < 1) FROM verdicts")
+    assert verdicts == [(way == "perfect", 0)]
+    assert judges_of(log, "student-1") == (["test/perfect"] if way == "perfect" else [])
+    assert log.query("SELECT count(*) FROM judges") == [(1,)]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from proxy.errors import BadInput, Refused
 from proxy.ids import ulid
 from proxy.log import Log
+from router.evidence import audit
 from router.freezes import freeze
 from router.guardrails import GUARDED, Tried
 from router.lifecycle import Step, advance, fall, following, promote, publish, rise, rollback, route, standing
@@ -361,3 +362,13 @@ def test_whatever_happens_nobody_answers_without_a_certificate_and_steps_keep_th
         assert before != RETIRED or after == RETIRED or reason == "promoted by the operator"
         assert after not in (CANARY, LIVE) or share > at[candidate][1]
         at[candidate] = after, share
+
+
+def test_a_fall_after_many_good_audits_retires_before_the_whole_history_would(log: Log) -> None:
+    candidate = canary(log)
+    judged(log, candidate, [1.0] * 400, kind="audit")
+    assert advance(log, candidate, SETTINGS) is None
+    judged(log, candidate, [1.0, 1.0, 0.0] * 25, first=400, kind="audit")
+    assert not audit(log, candidate).refuted
+    assert "agreement fell to 0.6" in (advance(log, candidate, SETTINGS) or "")
+    assert now(log).stage == RETIRED

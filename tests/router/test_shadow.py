@@ -1,6 +1,6 @@
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,19 @@ import aiohttp
 import pytest
 from fastapi import FastAPI, Response
 
-from proxy.errors import BadInput
+from proxy.errors import BadInput, Unavailable
 from proxy.log import Log
 from proxy.replay import create_replay
 from proxy.settings import TeacherSettings
 from proxy.traffic_file import Row
 from proxy.upstream import Teacher
 from router import evidence
+from router.judge import Judge, Message, Spoken
+from router.judging import missing
 from router.prompt import line_hash
-from router.registry import CANARY, LIVE, Candidate, move
+from router.registry import CANARY, LIVE, Candidate, candidates, move
 from router.shadow import audit, shadow
+from tests.judges import Judges
 from tests.router.conftest import Engine, chat, insert, known, now, route_to
 from tests.servers import free_port, serving
 
@@ -308,3 +311,83 @@ async def test_what_a_teacher_will_never_answer_stands_in_nobodys_way(log: Log, 
         assert verdicts(log)[exchange][4] == f"the teacher answered {status}"
     assert evidence.audit(log, candidate).n == 0
     assert log.query("SELECT count(*) FROM spend") == [(0,)]
+
+
+RIGHT = "It rained all night, so the street is wet."
+
+
+def judge_of(way: str) -> Judge:
+    judges = Judges({"why?": RIGHT, "mine?": "billing"})
+
+    async def ask(messages: Sequence[Message]) -> Spoken:
+        if way == "gone":
+            raise Unavailable("nobody there")
+        return Spoken(judges.say(way, [dict(message) for message in messages]), 0.25)
+
+    return Judge(f"test/{way}", ask)
+
+
+async def free_text(log: Log, engine: Engine, judge: Judge | None) -> tuple[int, str, str]:
+    candidate = known(log, evaluator="judge", threshold=None)
+    (same,), (worse,) = (insert(log, ["why?"], answer=answer) for answer in (RIGHT.upper(), RIGHT))
+    engine.say = lambda text: (RIGHT if len(engine.asked) == 1 else "No idea.", 0.9)
+    with serving(engine.app) as url:
+        async with aiohttp.ClientSession() as session:
+            route = route_to(url, evaluator="judge", threshold=None)
+            return await shadow(log, session, candidate, route, 10, 1, judge=judge), same, worse
+
+
+async def test_a_judge_decides_about_free_text_and_is_paid(log: Log, engine: Engine) -> None:
+    compared, same, worse = await free_text(log, engine, judge_of("perfect"))
+    found = verdicts(log)
+    assert compared == 2
+    assert found[same] == (1.0, True, 0.9, RIGHT, None, "shadow")
+    assert found[worse] == (0.0, True, 0.9, "No idea.", None, "shadow")
+    rows = log.query("SELECT kind, model, exchange, usd, quantity, unit FROM spend ORDER BY exchange")
+    assert rows == [("judge", "test/perfect", exchange, 0.5, 2.0, "question") for exchange in sorted((same, worse))]
+
+
+async def test_a_missing_verdict_is_recorded_and_counts_as_the_worst(log: Log, engine: Engine) -> None:
+    assert (await free_text(log, engine, judge_of("verbose")))[0] == 2
+    assert {row[:2] + row[4:] for row in verdicts(log).values()} == {(0.0, True, "judge: unparseable", "shadow")}
+    (candidate,) = candidates(log)
+    assert (evidence.evidence(log, candidate).parity.n, missing(log, candidate.id)) == (2, (2, 2))
+
+
+async def test_without_a_judge_nothing_is_compared(log: Log, engine: Engine) -> None:
+    assert (await free_text(log, engine, None))[0] == 0
+    assert (verdicts(log), engine.asked) == ({}, [])
+
+
+async def test_what_the_judge_could_not_be_asked_is_compared_later(log: Log, engine: Engine) -> None:
+    judge = judge_of("gone")
+    assert (await free_text(log, engine, judge))[0] == 0
+    assert verdicts(log) == {}
+    asked = len(engine.asked)
+    async with aiohttp.ClientSession() as session:  # And nobody is asked while it rests.
+        assert await shadow(log, session, candidates(log)[0], route_to("http://nobody"), 10, 1, judge=judge) == 0
+    assert len(engine.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("way", "verdict"),
+    [
+        ("perfect", (1.0, True, None)), ("verbose", (0.0, True, "judge: unparseable")),
+        ("gone", (0.0, False, "nobody there")),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("ingest")
+async def test_a_judge_decides_about_an_audit(
+    log: Log, replay: str, way: str, verdict: tuple[float, bool, str | None]
+) -> None:
+    candidate = known(log, evaluator="judge")
+    insert(log, ["mine?"] * 2, served_by=candidate.id, answer="Billing")
+    judge = judge_of(way)
+    async with teacher_at(replay) as teacher:
+        audited = [await audit(log, teacher, candidate, 1.0, 10, judge) for _ in range(2)]
+    assert audited == ([1, 0] if way == "gone" else [2, 0])  # A teacher's answer nobody judges is bought once only.
+    assert {(row[0], row[1], row[4]) for row in verdicts(log).values()} == {verdict}
+    kinds = dict(log.query("SELECT kind, sum(quantity) FROM spend GROUP BY kind"))
+    assert kinds == {"perfect": {"audit": 2.0, "judge": 4.0}, "verbose": {"audit": 2.0, "judge": 8.0}}.get(
+        way, {"audit": 1.0}
+    )

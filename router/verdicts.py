@@ -1,0 +1,78 @@
+"""Owns verdicts as the log keeps them, with what reaching them cost: one transaction, so that neither is there alone.
+
+Must not know how a verdict was reached, nor what follows from it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import duckdb
+
+from proxy.derive import Derived
+from proxy.ids import ulid
+from proxy.log import Log
+from router.judging import Bill, charge_judge
+from router.registry import Candidate
+
+_COLUMNS = (
+    "id", "ts", "task", "candidate", "exchange", "kind", "verdict", "confidence", "covered", "answer", "latency_ms",
+    "error", "yardstick", "yardstick_answer",
+)  # fmt: skip
+# The price function is the one that ingest registers with the log's connection.
+_CHARGE = """
+INSERT INTO spend BY NAME
+SELECT ? AS id, now() AS ts, ? AS task, ? AS kind, ? AS model, ? AS exchange, 1.0 AS quantity, 'exchange' AS unit,
+       price(?, CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS BIGINT)) AS usd
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One scored comparison, as the table keeps it."""
+
+    exchange: str
+    kind: str
+    verdict: float
+    confidence: float | None
+    covered: bool
+    answer: str | None
+    latency_ms: float
+    error: str | None
+    yardstick: float | None = None
+    """How the teacher agrees with itself on the same exchange, in [0, 1]."""
+    yardstick_answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What comparing has cost so far; both lists grow as it goes, so that nothing paid is lost where it fails."""
+
+    teacher: list[tuple[str, str, Derived]] = field(default_factory=list)
+    """Exchange, kind of charge, and what the teacher answered."""
+    judge: list[Bill] = field(default_factory=list)
+
+
+def record(log: Log, candidate: Candidate, verdicts: Sequence[Verdict], costs: Costs, judge: str | None = None) -> int:
+    """Append the verdicts and their costs, `judge` being who judged; returns how many verdicts there were."""
+    places = ", ".join([f"(?, now(){', ?' * (len(_COLUMNS) - 2)})"] * len(verdicts))
+    values = [value for verdict in verdicts for value in _row(candidate, verdict)]
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        if verdicts:
+            connection.execute(f"INSERT INTO verdicts ({', '.join(_COLUMNS)}) VALUES {places}", values)
+        if judge is not None:
+            charge_judge(connection, candidate.task, judge, costs.judge)
+        for exchange, kind, paid in costs.teacher:
+            counts = [paid.prompt_tokens, paid.cached_tokens, paid.completion_tokens]
+            connection.execute(_CHARGE, [ulid(), candidate.task, kind, paid.model, exchange, paid.model, *counts])
+
+    if verdicts or costs.teacher or costs.judge:
+        log.transaction(work)
+    return len(verdicts)
+
+
+def _row(candidate: Candidate, v: Verdict) -> tuple[object, ...]:
+    return (
+        ulid(), candidate.task, candidate.id, v.exchange, v.kind, v.verdict, v.confidence, v.covered, v.answer,
+        v.latency_ms, v.error, v.yardstick, v.yardstick_answer,
+    )  # fmt: skip

@@ -5,7 +5,8 @@ files under the home folder and the log's data path; the catalog's backups are m
 set aside are deleted. One that was under way is spooled later: so the erasure is kept in mind for a day, by digest, and
 `redo`, which the controller calls every hour, finds such an exchange and ends likewise; the same for a distillation
 that had read the rows already. Money and verdicts stay, and so does the report: they get a made-up id in place of the
-exchange's, and answers in verdicts go. Weights cannot be edited: the students are named, with what to do about them.
+exchange's, and answers in verdicts go. Feedback about an erased exchange goes with it. Weights cannot be edited: the
+students are named, with what to do about them.
 
 What it cannot find. Who is meant only in a prompt's text; an id that redaction took out before the exchange was kept,
 since its placeholder tells nothing of it; rows of a student's holdout whose exchange retention has dropped from the log
@@ -16,7 +17,7 @@ spools, backups, and what a PostgreSQL catalog or a versioned object store holds
 import json
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ from distiller.settings import Settings
 from proxy.bodies import decoded
 from proxy.dropping import drop
 from proxy.errors import Unavailable
+from proxy.feedback import FEEDBACK, named
 from proxy.files import put
 from proxy.freeing import deleting, maintaining, release, rewrite, vacuum
 from proxy.ingest import Ingest
@@ -54,10 +56,11 @@ _UNLINK = (
     "UPDATE verdicts SET exchange = fresh {among}",
     # A teacher's charge has its exchange's id for its own.
     "UPDATE spend SET exchange = fresh, id = uuid()::VARCHAR {among}",
+    "UPDATE verdicts SET gold = fresh {golden}",
 )
 _AMONG = """
 FROM (SELECT unnest(CAST($ids AS VARCHAR[])) AS erased, unnest(CAST($fresh AS VARCHAR[])) AS fresh)
-WHERE exchange = erased
+WHERE {column} = erased
 """
 
 
@@ -141,10 +144,11 @@ def _remove(
     """Everything but the freeing. What was found is written down before any of it goes."""
     before = datetime.fromisoformat(erasure.before)
     fresh = _found(log, erasure.person, since, before)
+    fresh |= dict.fromkeys(_said_of(log, {*erasure.exchanges, *fresh}))
     erasure = erasure.with_found(fresh, filter(None, fresh.values()))
     _keep_in_mind(settings, [erasure, *(one for one in all_of_them if one.person != erasure.person)])
     exchanges, conversations = frozenset(erasure.exchanges), frozenset(erasure.conversations)
-    scrubbed = scrub(settings.spool_folder, erasure.person, before)
+    scrubbed = scrub(settings.spool_folder, erasure.person, before, exchanges)
     held = cut(settings.students, exchanges, conversations)
     _cut_cards(log, conversations)
     rows, answers, charges = log.transaction(lambda connection: _delete(connection, list(exchanges)))
@@ -178,12 +182,20 @@ def _found(log: Log, person: str, since: datetime | None, before: datetime) -> d
     return found
 
 
+def _said_of(log: Log, exchanges: Container[str]) -> list[str]:
+    """Ids of the feedback about these exchanges, also of what was refused, or came from somebody else."""
+    rows = log.query("SELECT id, request, request_encoding, request_headers FROM exchanges WHERE path = ?", [FEEDBACK])
+    return [identity for identity, *body in rows if named(decoded(*body)) in exchanges]
+
+
 def _delete(connection: duckdb.DuckDBPyConnection, exchanges: list[str]) -> tuple[int, int, int]:
     """Exchanges deleted, answers cut, charges unlinked."""
     rows = drop(connection, "id IN (SELECT unnest(CAST($ids AS VARCHAR[])))", {"ids": exchanges})
     names = {"ids": exchanges, "fresh": [str(uuid4()) for _ in exchanges]}
-    answers, _, charges = (
-        int((connection.execute(statement.format(among=_AMONG), names).fetchone() or (0,))[0]) for statement in _UNLINK
+    among, golden = _AMONG.format(column="exchange"), _AMONG.format(column="gold")
+    answers, _, charges, _ = (
+        int((connection.execute(statement.format(among=among, golden=golden), names).fetchone() or (0,))[0])
+        for statement in _UNLINK
     )
     return rows, answers, charges
 

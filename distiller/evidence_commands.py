@@ -14,6 +14,7 @@ def status(arguments: argparse.Namespace) -> int:
     """Show stages, evidence and the engine."""
     from distiller.terminal import status_table
     from router.freezes import frozen
+    from router.gold import ignored
     from router.lifecycle import standing
     from router.registry import candidates
     from router.templates import changes
@@ -30,6 +31,7 @@ def status(arguments: argparse.Namespace) -> int:
     }
     changed = [change.words for change in changes(log, known)]
     shown = {"engine": state, "candidates": found, "frozen": ice, "changed": changed}
+    shown["feedback_ignored"] = ignored(log)
     return show(arguments, shown, status_table)
 
 

@@ -113,6 +113,23 @@ def status_table(status: Mapping[str, Any]) -> None:
     for candidate in status["candidates"]:
         table.add_row(*(str(candidate[key]) for key in ("task", "candidate", "stage", "reason", "verdict", "next")))
     console.print(table)
+    for candidate in status["candidates"]:
+        _feedback_lines(console, candidate["candidate"], candidate["feedback"])
+    if status["feedback_ignored"]:
+        console.print(f"{status['feedback_ignored']} feedbacks name another tenant's exchange, or none in the log")
+
+
+def _feedback_lines(console: Console, name: str, said: Mapping[str, Any]) -> None:
+    if said["gold"]:
+        console.print(
+            f"{name}: {said['gold']} verdicts ({said['gold_share']:.0%}) are on the right answer; there it was right "
+            f"{said['candidate_right']:.3f} of the time, the teacher {said['teacher_right']:.3f}"
+        )
+    if said["scored"]:
+        console.print(
+            f"{name}: {said['scored']} of its answers were scored, {said['mean_score']:.2f} on average, "
+            f"{said['complaints']} complaints; scores enter no test, complaints make audits more"
+        )
 
 
 def distilled_summary(done: Any) -> None:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from proxy.deciding import TEACHER
 from proxy.exchange import Exchange
 from proxy.failover import Health
+from proxy.feedback import STILLROOM
 
 FLUSH_SECONDS = 1.0
 BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0)  # seconds
@@ -32,7 +33,7 @@ FALLBACKS = {
     "unreadable request": "request",
     "the router is stopping": "stopping",
 }
-SERVED_BY = ("teacher", "student")
+SERVED_BY = (TEACHER, "student", STILLROOM)
 STATUSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx", OTHER)  # by the first digit; none: there was no answer
 REFUSED = ("body_too_large", "key", "model", "requests", "tokens", "budget")
 DROPPED = ("record", "spool", "disk", "redaction")
@@ -82,7 +83,8 @@ class Counters:
     def finished(self, exchange: Exchange) -> None:
         """An exchange is over, however it ended; its fields say how."""
         self._now -= 1
-        by = exchange.served_by != TEACHER
+        served_by = exchange.served_by
+        by = 0 if served_by == TEACHER else 2 if served_by == STILLROOM else 1
         tally = self._tally
         tally[self._ended[by][min(exchange.status // 100, 6)]] += 1
         tally[self._asked] += len(exchange.request)

@@ -30,7 +30,8 @@ _KEPT_HEADERS = frozenset(
 class Exchange:
     """Filled in while the exchange happens; `line` is what the spool keeps. Times in milliseconds.
 
-    `started` is time.perf_counter's, in seconds; `capture` says whether to keep it, `kept` that this is done.
+    `started` is time.perf_counter's, in seconds; `capture` says whether to keep it, `kept` that this is done,
+    `recorded` that it is in the spool.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Exchange:
     started: float = field(default_factory=time.perf_counter)
     capture: bool = True
     kept: bool = False
+    recorded: bool = False
 
     def first_byte(self) -> None:
         """The answer begins."""

@@ -18,6 +18,7 @@ from proxy.costs import Bound, SizesOf, bound_of, fields_of, rate_need, used
 from proxy.derive import PAID, Price
 from proxy.errors import Refused, StillroomError, envelope
 from proxy.exchange import Exchange
+from proxy.feedback import PATHS as FEEDBACK_PATHS
 from proxy.headers import Headers
 from proxy.keys import Key, KeyRing
 from proxy.limits import NO_LIMITS, Full, Need, Reservation
@@ -50,6 +51,8 @@ class Gateway:
         if key is None:
             text = "the key is not known here, or was revoked: `stillroom keys create NAME` makes one"
             return _denied("key", 401, text, "invalid_request_error", "invalid_api_key")
+        if path in FEEDBACK_PATHS:  # No model is asked, and nothing is paid.
+            return Admitted(key.name, key.capture)
         if path == _MODELS:
             key = replace(key, models=(), limits=replace(key.limits, tokens_per_minute=None, budget_usd=None))
         if not key.models and key.limits == NO_LIMITS:

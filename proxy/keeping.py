@@ -50,7 +50,7 @@ class Keeper:
             return
         if isinstance(self._redactor, Apart):
             now = dataclasses.replace(exchange, response=bytes(exchange.response))  # A stream may go on.
-            making = asyncio.get_running_loop().create_task(self._keep_apart(now, self._redactor))
+            making = asyncio.get_running_loop().create_task(self._keep_apart(exchange, now, self._redactor))
             self._making[exchange.id] = making
             making.add_done_callback(lambda _: self._making.pop(exchange.id))
             return
@@ -60,7 +60,7 @@ class Keeper:
             self._counters.dropped.labels("record").inc()
             _log.exception("exchange %s is not recorded: this is a defect", exchange.id)
             return
-        self._write(line)
+        self._write(exchange, line)
 
     async def written(self, exchange: Exchange) -> None:
         """Keep it, and return once it is recorded or never will be; at most apart.PATIENCE seconds later."""
@@ -69,16 +69,16 @@ class Keeper:
         if making is not None:
             await asyncio.wait([making])  # Whoever hangs up meanwhile ends the waiting, not the making.
 
-    async def _keep_apart(self, exchange: Exchange, apart: Apart) -> None:
+    async def _keep_apart(self, exchange: Exchange, now: Exchange, apart: Apart) -> None:
         try:
-            line = await apart.line(exchange)
+            line = await apart.line(now)
         except NotMade as error:
             self._counters.dropped.labels("redaction").inc()
             _log.error("exchange %s is not recorded, as it could not be redacted: %s", exchange.id, error)
         else:
-            self._write(line)
+            self._write(exchange, line)
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, exchange: Exchange, line: bytes) -> None:
         try:
             self._spool.append(line)
         except SpoolFull:
@@ -86,4 +86,5 @@ class Keeper:
         except OSError:  # The spool has said so, once.
             self._counters.dropped.labels("spool").inc()
         else:
+            exchange.recorded = True
             self._counters.captured.inc()

@@ -31,6 +31,23 @@ CREATE TABLE IF NOT EXISTS exchanges (
 )"""
 
 
+# Of each exchange the last score, right answer and comment that its own tenant gave; `gold` is the id of the feedback
+# that has the answer. What names another tenant's exchange, or none that is here, is in no row.
+FEEDBACK_VIEW = """
+CREATE VIEW IF NOT EXISTS feedback AS
+SELECT e.id AS exchange, e.task, e.tenant, e.served_by, max(f.ts) AS ts, arg_max(f.score, f.id) AS score,
+       arg_max(f.answer, f.id) AS answer, max(f.id) FILTER (f.answer IS NOT NULL) AS gold,
+       arg_max(f.comment, f.id) AS comment
+FROM (
+  SELECT id, ts, tenant, response ->> '$.exchange' AS exchange, CAST(response ->> '$.score' AS DOUBLE) AS score,
+         response ->> '$.answer' AS answer, response ->> '$.comment' AS comment
+  FROM exchanges WHERE path = '/v1/feedback' AND served_by = 'stillroom' AND status = 200
+) AS f
+JOIN exchanges e ON e.id = f.exchange AND e.tenant IS NOT DISTINCT FROM f.tenant AND e.path <> '/v1/feedback'
+GROUP BY e.id, e.task, e.tenant, e.served_by
+"""
+
+
 def _first(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(EXCHANGES)
     connection.execute("ALTER TABLE exchanges SET PARTITIONED BY (year(ts), month(ts), day(ts))")
@@ -81,10 +98,16 @@ def _books_of_their_own(connection: duckdb.DuckDBPyConnection) -> None:
 def _evidence(connection: duckdb.DuckDBPyConnection) -> None:
     """A verdict's yardstick is how the teacher agrees with itself on the same exchange; NULL where nobody asked.
 
-    A transition's share is what part of the task's conversations the candidate answers from then on, in [0, 1].
+    Where `gold` is set, both models' answers were scored against the right one, which that feedback has; the verdict
+    then is 1 + candidate_right - teacher_right, at most 1. A transition's share is what part of the task's
+    conversations the candidate answers from then on, in [0, 1].
     """
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick DOUBLE")
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick_answer VARCHAR")
+    connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS gold VARCHAR")
+    connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS candidate_right DOUBLE")
+    connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS teacher_right DOUBLE")
+    connection.execute(FEEDBACK_VIEW)
     connection.execute("ALTER TABLE transitions ADD COLUMN IF NOT EXISTS share DOUBLE")
     connection.execute(
         """CREATE TABLE IF NOT EXISTS freezes (

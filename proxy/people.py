@@ -17,10 +17,12 @@ from datetime import datetime
 from pathlib import Path
 
 from proxy.bodies import decoded
+from proxy.feedback import FEEDBACK, named
 
 # What of the spool holds records, whole or not, for longer than a moment.
 _KEPT = ("ingested/*.ndjson", "quarantine/*.ndjson", "sifted/*.ndjson")
 _FRESH = ".fresh"
+_IDS = re.compile("[0-7][0-9A-HJKMNP-TV-Z]{25}")  # ULIDs
 # An id as it stands in a piece of a record: the body is JSON inside JSON, so its quotes are escaped.
 _FRAGMENT = re.compile(r'\\*"(?:user|safety_identifier|user_id|tenant)\\*"\s*:\s*\\*"((?:[^"\\]|\\(?!"))*)')
 
@@ -50,24 +52,25 @@ def people(tenant: str | None, request: str, encoding: str, headers: str) -> fro
     return frozenset(digest(str(one)) for one in named if isinstance(one, str | int) and one != "")
 
 
-def scrub(spool: Path, person: str, before: datetime) -> Scrubbed:
+def scrub(spool: Path, person: str, before: datetime, exchanges: frozenset[str] = frozenset()) -> Scrubbed:
     """Take the records of a person, given by digest, that began before `before` out of what the spool keeps.
 
-    Segments not yet ingested are left. A file is replaced whole and keeps its age; one with no record left is removed.
+    Feedback about `exchanges` goes too, whenever it came. Segments not yet ingested are left. A file is replaced whole
+    and keeps its age; one with no record left is removed.
     """
     records = unclear = 0
     for scratch in spool.glob(f"*/*{_FRESH}"):
         scratch.unlink(missing_ok=True)  # Left by a run that was killed.
     for path in sorted(path for pattern in _KEPT for path in spool.glob(pattern)):
         with contextlib.suppress(FileNotFoundError):  # Ingest forgets old segments meanwhile.
-            removed, unknown = _scrub(path, person, before)
+            removed, unknown = _scrub(path, person, before, exchanges)
             records, unclear = records + removed, unclear + unknown
     return Scrubbed(records, unclear)
 
 
-def _scrub(path: Path, person: str, before: datetime) -> tuple[int, int]:
+def _scrub(path: Path, person: str, before: datetime, exchanges: frozenset[str]) -> tuple[int, int]:
     lines = path.read_bytes().removesuffix(b"\n").split(b"\n")
-    owners = [_owners(line, before) for line in lines]
+    owners = [frozenset({person}) if _about(line) & exchanges else _owners(line, before) for line in lines]
     kept = [line for line, owner in zip(lines, owners, strict=True) if owner is None or person not in owner]
     if not kept:
         path.unlink()
@@ -76,16 +79,34 @@ def _scrub(path: Path, person: str, before: datetime) -> tuple[int, int]:
     return len(lines) - len(kept), owners.count(None)
 
 
+def _about(line: bytes) -> frozenset[str]:
+    """The exchanges that a line names where it is feedback; of a torn one, all it holds that may be an exchange."""
+    text = _record(line)
+    if FEEDBACK not in text:
+        return frozenset()
+    with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
+        record = json.loads(text)
+        about = named(decoded(record["request"], record["request_encoding"], json.dumps(record["request_headers"])))
+        return frozenset({about} if about and record["path"] == FEEDBACK else ())
+    return frozenset(_IDS.findall(text) if f'"path":"{FEEDBACK}"' in text else ())
+
+
+def _record(line: bytes) -> str:
+    """A line as the worker wrote it: in quarantine it is kept inside another, with the reason."""
+    text = line.decode("utf-8", "replace")
+    if '"raw":' in text:  # In a record itself its bodies are JSON in JSON, with their quotes escaped.
+        with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
+            return _raw(json.loads(text))
+    return text
+
+
 def _owners(line: bytes, before: datetime) -> frozenset[str] | None:
     """Digests of whom a line is of, nobody for a later one; None where it is torn and names nobody."""
-    text = line.decode("utf-8", "replace")
+    text = _record(line)
     if not text:
         return frozenset()
     with contextlib.suppress(ValueError, RecursionError, TypeError, KeyError):
         record = json.loads(text)
-        if "raw" in record:  # It is in quarantine, with the reason.
-            text = _raw(record)
-            record = json.loads(text)
         if datetime.fromisoformat(record["ts"]) >= before:
             return frozenset()
         headers = json.dumps(record["request_headers"])

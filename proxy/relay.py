@@ -17,6 +17,7 @@ from proxy.deciding import TEACHER, Asked, CandidateFailed, Decide
 from proxy.derive import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from proxy.errors import envelope
 from proxy.exchange import Exchange
+from proxy.feedback import FEEDBACK, NOT_KEPT, PATHS, STILLROOM, respond
 from proxy.headers import Headers, header, without
 from proxy.ids import ulid
 from proxy.keeping import Keeper
@@ -139,6 +140,9 @@ class Relay:
                 admitted.settle(exchange)
 
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        if exchange.path in PATHS:
+            await self._take_feedback(exchange, send)
+            return
         decision = self._decide(Asked(exchange.path, exchange.request, exchange.task))
         exchange.served_by, exchange.reason = decision.served_by, decision.reason
         if decision.answer is not None:
@@ -237,6 +241,16 @@ class Relay:
         await self._keeper.written(exchange)
         rest = b"" if stripper is None else stripper.end()
         await send({"type": "http.response.body", "body": rest, "more_body": False})
+
+    async def _take_feedback(self, exchange: Exchange, send: Send) -> None:
+        """Nobody else is asked; who gets a 200 has the feedback in the spool."""
+        exchange.path, exchange.served_by, exchange.reason = FEEDBACK, STILLROOM, "feedback"
+        exchange.status, exchange.response = respond(exchange.method, exchange.id, exchange.request, exchange.capture)
+        exchange.first_byte()
+        await self._keeper.written(exchange)
+        if exchange.status == 200 and not exchange.recorded:
+            exchange.status, exchange.response = 503, NOT_KEPT
+        await _answer(send, exchange.status, bytes(exchange.response), [*_JSON, *_about(exchange)])
 
     async def _own_answer(
         self, exchange: Exchange, send: Send, status: int, body: bytes, content_type: bytes = b"application/json"

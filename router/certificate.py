@@ -24,6 +24,7 @@ from router.parity import lower_path, parity, upper_path, widened
 from router.registry import Candidate
 from router.signing import canonical
 from router.slices import slices
+from router.verdicts import SCORE, YARDSTICK
 
 Sign = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -130,7 +131,7 @@ def comparisons(log: Log, candidate: str, *, snapshot: int | None = None, until:
     """Shadow verdicts in the order in which they were reached: of a snapshot of the log, or up to a verdict's id."""
     version = "" if snapshot is None else f"AT (VERSION => {snapshot:d})"
     rows = log.query(
-        f"SELECT id, exchange, verdict, covered, error IS NOT NULL, confidence, yardstick FROM verdicts {version} "
+        f"SELECT id, exchange, {SCORE}, covered, error IS NOT NULL, confidence, {YARDSTICK} FROM verdicts {version} "
         "WHERE candidate = $candidate AND kind = 'shadow' AND ($until IS NULL OR id <= $until) ORDER BY id",
         {"candidate": candidate, "until": until},
     )

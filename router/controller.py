@@ -24,6 +24,7 @@ from proxy.waiting import pause
 from router.ceiling import Ceiling
 from router.certificate import Sign
 from router.evaluators import JUDGE
+from router.gold import audit_share, score_gold
 from router.judge import Judge
 from router.judging import Appointed
 from router.lifecycle import advance, publish, route, unsigned
@@ -117,7 +118,9 @@ class Controller:
             ceiling = Ceiling(teacher, self._settings.ceiling_share)
         compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
         if teacher is not None:
-            audited = await audit(self._log, teacher, candidate, self._settings.audit_share, BATCH, judge)
+            share = audit_share(self._log, candidate, self._settings.audit_share)
+            audited = await audit(self._log, teacher, candidate, share, BATCH, judge)
+        score_gold(self._log, candidate)
         reason = advance(self._log, candidate, self._settings, self._sign)
         if reason:
             _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)

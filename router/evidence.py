@@ -13,6 +13,7 @@ from router.drift import Drift, drifted
 from router.parity import Parity, parity, widened
 from router.registry import Candidate
 from router.shadow import waiting
+from router.verdicts import SCORE, YARDSTICK
 
 SHORTEST = 1 / 24  # days over which a pace is taken: a burst is no rate
 _COMPARABLE = """
@@ -44,7 +45,8 @@ class Evidence:
 def evidence(log: Log, candidate: Candidate) -> Evidence:
     """Judge the shadow verdicts in the order in which they were reached, with the candidate's own margin and alpha."""
     rows = log.query(
-        "SELECT verdict, yardstick, covered, error IS NOT NULL FROM verdicts WHERE candidate = ? AND kind = 'shadow' "
+        f"SELECT {SCORE}, {YARDSTICK}, covered, error IS NOT NULL FROM verdicts "
+        "WHERE candidate = ? AND kind = 'shadow' "
         "ORDER BY id",
         [candidate.id],
     )
@@ -78,7 +80,7 @@ def drift(log: Log, candidate: Candidate) -> Drift:
 
 def _audited(log: Log, candidate: Candidate) -> list[float]:
     rows = log.query(
-        "SELECT verdict FROM verdicts WHERE candidate = ? AND kind IN ('audit', 'holdback') AND covered ORDER BY id",
+        f"SELECT {SCORE} FROM verdicts WHERE candidate = ? AND kind IN ('audit', 'holdback') AND covered ORDER BY id",
         [candidate.id],
     )
     return [row[0] for row in rows]

@@ -15,6 +15,7 @@ from router.certificate import Sign, certificate
 from router.drift import Drift
 from router.evidence import audit, drift, evidence, in_words, pace
 from router.freezes import frozen, held
+from router.gold import told
 from router.guardrails import Tried, failed, tried, troubled
 from router.judging import missing
 from router.parity import Parity
@@ -201,6 +202,7 @@ def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[s
         "tried": asdict(done),
         "share": candidate.share,
         "next": upcoming(candidate, found.parity, done, held(log, candidate, settings), settings),
+        "feedback": asdict(told(log, candidate)),
     }
 
 

@@ -26,6 +26,7 @@ from router.evidence import lenient
 from router.parity import parity
 from router.prompt import INSTRUCTION_ROLES
 from router.registry import Candidate
+from router.verdicts import SCORE
 
 FACETS = ("language", "length", "tenant", "tools", "template")
 LENGTHS = ((1 << 10, "below 1 kB"), (4 << 10, "1 to 4 kB"), (16 << 10, "4 to 16 kB"))
@@ -93,7 +94,7 @@ def behind(found: Iterable[Slice]) -> list[Slice]:
 def lagging(log: Log, candidate: Candidate, floor: float) -> str | None:
     """Why this candidate must not be promoted, in words, or None."""
     judged = log.query(
-        "SELECT exchange, verdict FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered ORDER BY id",
+        f"SELECT exchange, {SCORE} FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered ORDER BY id",
         [candidate.id],
     )
     margin = lenient(log, candidate)

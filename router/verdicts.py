@@ -14,6 +14,10 @@ from proxy.log import Log
 from router.judging import Bill, charge_judge
 from router.registry import Candidate
 
+SCORE = "CASE WHEN gold IS NULL THEN verdict ELSE least(1.0, 1.0 + candidate_right - teacher_right) END"
+"""What a verdict counts as, in SQL: on the right answer where one is known (`router.gold`), else as it was reached."""
+YARDSTICK = "CASE WHEN gold IS NULL OR yardstick IS NULL THEN yardstick ELSE 1.0 END"
+"""Its yardstick: a score on the right answer is paired already. A measured one stays one, as it was drawn by chance."""
 _COLUMNS = (
     "id", "ts", "task", "candidate", "exchange", "kind", "verdict", "confidence", "covered", "answer", "latency_ms",
     "error", "yardstick", "yardstick_answer",

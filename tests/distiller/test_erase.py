@@ -14,6 +14,7 @@ from distiller.settings import Settings
 from proxy.backup import back_up
 from proxy.errors import Unavailable
 from proxy.exchange import Exchange
+from proxy.feedback import FEEDBACK, STILLROOM, respond
 from proxy.ids import ulid
 from proxy.ingest import Ingest
 from proxy.log import Log
@@ -105,6 +106,43 @@ def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: P
     )
     again = erase(home(tmp_path), "ann")
     assert (again.exchanges, again.spooled, [one.student for one in again.learned]) == (0, 0, [bundle.id])
+
+
+def about(exchange: str, tenant: str, comment: str, status: int = 200) -> tuple[str, bytes]:
+    """Feedback as a worker spools it; its id."""
+    body = json.dumps({"exchange": exchange, "answer": "billing", "comment": comment}).encode()
+    one = Exchange(
+        ulid(), datetime.now(UTC).timestamp(), "POST", FEEDBACK, tenant=tenant, request=body, served_by=STILLROOM,
+        status=status, response=respond("POST", ulid(), body, True)[1],
+    )  # fmt: skip
+    return one.id, one.line(Redactor(SECRETS_ONLY))
+
+
+def test_feedback_about_an_erased_exchange_goes_with_it(log: Log, tmp_path: Path) -> None:
+    mine, others = line("ann", CANARY), line("bob", "stays")
+    good, bad = about(mine[0], "team", f"{CANARY} good"), about(mine[0], "team", f"{CANARY} bad", 400)
+    stays = about(others[0], "team", f"about {mine[0]}, but of another, at {FEEDBACK}")
+    spooled(tmp_path, mine[1], others[1], good[1], stays[1])
+    spooled(tmp_path, bad[1])
+    ingest = Ingest(log, tmp_path / "spool", 7, ten_dollars)
+    ingest.run()
+    (tmp_path / "spool" / "quarantine").mkdir()
+    (tmp_path / "spool" / "quarantine" / "x.ndjson").write_bytes(good[1][:-9] + b"\n" + stays[1][:60])
+    log.query("INSERT INTO verdicts (exchange, verdict, gold) VALUES (?, 1.0, ?)", [mine[0], good[0]])
+    log.query("INSERT INTO verdicts (exchange, verdict, gold) VALUES (?, 0.5, ?)", [others[0], stays[0]])
+    done = erase(home(tmp_path), "ann")
+    assert (done.exchanges, done.spooled) == (3, 4)
+    assert holding(tmp_path, CANARY) == set()
+    assert log.query("SELECT id FROM exchanges ORDER BY id") == [(others[0],), (stays[0],)]
+    ((unlinked, exchange),) = log.query("SELECT gold, exchange FROM verdicts WHERE verdict = 1.0")
+    assert len(unlinked) == len(exchange) == 36
+    assert log.query("SELECT gold, exchange FROM verdicts WHERE verdict = 0.5") == [(stays[0], others[0])]
+    late = about(mine[0], "team", CANARY)
+    spooled(tmp_path, late[1])
+    ingest.run()
+    (again,) = redo(home(tmp_path), datetime.now(UTC))
+    assert (again.exchanges, again.spooled) == (1, 1)
+    assert holding(tmp_path, CANARY) == set()
 
 
 def test_nobody_is_found_and_nothing_changes(log: Log, tmp_path: Path) -> None:

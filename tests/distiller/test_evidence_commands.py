@@ -68,6 +68,7 @@ def test_the_stages_are_shown(config: Path, log: Log, capsys: pytest.CaptureFixt
     assert run(config, "status", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["engine"]["state"] == "not started"
+    assert (shown["feedback_ignored"], shown["candidates"][0]["feedback"]["scored"]) == (0, 0)
     assert [(line["candidate"], line["stage"]) for line in shown["candidates"]] == [("student-1", "shadow")]
 
 

@@ -43,12 +43,38 @@ def test_tables_show_what_is_unpriced(capsys: pytest.CaptureFixture[str], monkey
 def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str]) -> None:
     engine = {"state": "down", "reason": "the engine ended", "failed": {"student-1": "golden prompts differ"}}
     ice = {"triage": {"since": "2026-01-31T12:00", "reason": "audit week"}}
-    status_table({"engine": engine, "candidates": [], "frozen": ice, "changed": ["triage-2: its instructions changed"]})
+    status_table(
+        {
+            "engine": engine,
+            "candidates": [],
+            "frozen": ice,
+            "changed": ["triage-2: its instructions changed"],
+            "feedback_ignored": 0,
+        }
+    )
     shown = capsys.readouterr().out
     assert "down (the engine ended)" in shown
     assert "student-1: golden prompts differ" in shown
     assert "frozen: triage, since 2026-01-31T12:00: audit week" in shown
     assert "triage-2: its instructions changed" in shown
+    assert "feedback" not in shown
+
+
+def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    said = {
+        "scored": 3, "mean_score": 0.5, "complaints": 1, "gold": 4, "gold_share": 0.08, "candidate_right": 0.75,
+        "teacher_right": 0.5,
+    }  # fmt: skip
+    line = {"task": "t", "candidate": "s-1", "stage": "live", "reason": "r", "verdict": "v", "next": "n"}
+    shown_too = {"frozen": {}, "changed": [], "feedback_ignored": 2}
+    status_table({"engine": {"state": "up"}, "candidates": [line | {"feedback": said}], **shown_too})
+    shown = capsys.readouterr().out
+    assert (
+        "s-1: 4 verdicts (8%) are on the right answer; there it was right 0.750 of the time, the teacher 0.500" in shown
+    )
+    assert "s-1: 3 of its answers were scored, 0.50 on average, 1 complaints" in shown
+    assert "2 feedbacks name another tenant's exchange" in shown
 
 
 def test_progress_is_lines_by_quarters_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:

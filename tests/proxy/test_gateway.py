@@ -67,6 +67,15 @@ def test_a_key_without_limits_costs_no_parse_and_owes_nothing(tmp_path: Path) ->
     assert not list(house.folder.glob("*.account"))
 
 
+def test_feedback_takes_a_good_key_and_no_limit_counts_it(tmp_path: Path) -> None:
+    house = House(tmp_path, ("m",), requests_per_minute=1, tokens_per_minute=1, budget_usd=0.01)
+    for _ in range(3):
+        assert house.ask("/v1/feedback", b'{"exchange": "x"}') == Admitted("bot", True, None)
+    assert not list(house.folder.glob("*.account"))
+    house.secret = b"sk-other"
+    assert refusal(house.ask("/v1/feedback/"))[:2] == ("key", 401)
+
+
 def test_who_has_no_key_is_told_so(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.secret = b"sk-other"

@@ -88,6 +88,7 @@ def test_a_record_that_takes_long_is_waited_for_and_survives_who_waits(tmp_path:
         assert open_segments(tmp_path) == []
         await keeper.written(exchanges[0])
         assert open_segments(tmp_path)[0].read_bytes().count(b"\n") == 1
+        assert [exchange.recorded for exchange in exchanges] == [True, *[False] * (len(exchanges) - 1)]
         waiting = asyncio.ensure_future(keeper.written(exchanges[1]))
         await asyncio.sleep(0)
         waiting.cancel()

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import pytest
 
 from proxy.errors import Unavailable
 from proxy.exchange import Exchange
+from proxy.feedback import FEEDBACK, STILLROOM, respond
 from proxy.ids import ulid
 from proxy.ingest import Ingest
 from proxy.log import Log
@@ -74,6 +76,16 @@ class Loop:
             )
         writer.rotate()
 
+    def somebody_says(self, exchange: str, right: str) -> None:
+        """Feedback passes through the proxy's spool."""
+        body = json.dumps({"exchange": exchange, "answer": right}).encode()
+        status, receipt = respond("POST", ulid(), body, True)
+        told = Exchange(ulid(), time.time(), "POST", FEEDBACK, request=body, status=status, response=receipt)
+        told.served_by = STILLROOM
+        writer = SpoolWriter(self.spool, 1 << 30, 3600)
+        writer.append(told.line(Redactor(SECRETS_ONLY)))
+        writer.rotate()
+
 
 @pytest.fixture(scope="module")
 def replay() -> Iterator[str]:
@@ -125,6 +137,23 @@ async def test_a_right_candidate_goes_from_shadow_to_live_and_a_later_fault_take
     assert (now(log).stage, now(log).reason[:13]) == (RETIRED, "audit refuted")
     stages = [row[0] for row in log.query("SELECT stage_to FROM transitions ORDER BY id")]
     assert stages == [SHADOW, CANARY, LIVE, RETIRED]
+
+
+async def test_a_candidate_that_is_right_where_the_teacher_was_not_is_certified_once_somebody_said_so(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path
+) -> None:
+    engine.say = lambda text: ("shipping" if text == "question 0" else TRUTH[text], 0.95)  # The teacher: billing.
+    known(log)
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        loop.teacher_answers()
+        await loop.controller.round(loop.session, loop.teacher)
+        ((exchange,),) = log.query("SELECT exchange FROM verdicts WHERE verdict = 0")
+        loop.somebody_says(exchange, "Shipping.")
+        await loop.until_idle()
+    rows = log.query("SELECT verdict, candidate_right, teacher_right FROM verdicts WHERE gold IS NOT NULL")
+    assert rows == [(1.0, 1.0, 0.0)]
+    assert log.query("SELECT count(*) FROM verdicts WHERE verdict < 1") == [(0,)]
+    assert now(log).stage == CANARY
 
 
 async def test_a_wrong_candidate_ends_retired_and_never_got_a_route(

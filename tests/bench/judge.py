@@ -108,10 +108,11 @@ async def known(rows: Sequence[Row], pairs: Sequence[Planted]) -> list[Calibrati
 async def local(pairs: Sequence[Planted]) -> list[Calibration]:
     folder = resolve_base(DEFAULT_BASE, Path(tempfile.gettempdir()) / "stillroom-bench-bases")
     found = []
-    for held in (False, True):
+    for held in (True, False):
         name = f"SmolLM2-135M-Instruct, {'held to the form' if held else 'as it replies'}"
         judge = Judge(name, Local(folder, held), 1)
         found.append(measured(name, pairs, await tried(judge, pairs)))
+        print(in_words(found[-1]), flush=True)
     return found
 
 

@@ -136,3 +136,13 @@ def test_with_yardsticks_the_line_and_the_certificate_say_what_it_is_relative_to
     proof = certificate(log, candidate, 0.1)
     assert "at most 5 % of the task less than the teacher, asked again, agrees with itself" in proof["claim"]
     assert (proof["parity"]["measured"], proof["parity"]["ceiling"]) == (300, 1.0)
+
+
+def test_a_right_answer_replaces_the_comparison_and_its_yardstick(log: Log) -> None:
+    candidate = known(log)
+    judged(log, candidate, [0.0] * 3, yardstick=0.5, gold="f", candidate_right=1.0, teacher_right=0.0)
+    judged(log, candidate, [1.0], first=3, gold="f", candidate_right=0.0, teacher_right=1.0)
+    judged(log, candidate, [1.0] * 4, first=4)
+    found = evidence(log, candidate).parity
+    assert (found.mean, found.measured, found.ceiling) == (7 / 8, 3, 1.0)
+    assert log.query("SELECT sum(verdict) FROM verdicts") == [(5.0,)]

@@ -1,0 +1,1 @@
+def table(*_): return "", 0

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance install clean
+.PHONY: demo test lint bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance bench-gate install clean
 
 install: $(VENV)/.ready
 
@@ -53,6 +53,11 @@ bench-admin: install
 # Takes about 20 minutes, nearly all of it vLLM's; BENCH='--upstream replay' takes three: tests/conformance/run.py.
 bench-conformance: install
 	$(BIN)/python -m tests.conformance.run $(BENCH)
+
+# DATA=FOLDER of recorded sets; about 25 minutes on two idle cores, nearly all of it training. BENCH='--sets NAME', and
+# other options: see tests/bench/gate.py.
+bench-gate: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.gate --data $(DATA) $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

@@ -13,6 +13,7 @@ on the other, and covers the same answers.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from proxy.errors import BadInput
 
@@ -31,6 +32,28 @@ class Reliability:
     """Expected calibration error: mean distance of confidence and verdict over BINS bins of equally many rows."""
     brier: float
     """Mean squared distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """One adapter's own calibration; `before` and `after` are None without rows.
+
+    It holds for the weights and the number format whose answers it was fitted to: another export needs its own.
+    """
+
+    knots: Knots
+    before: Reliability | None
+    after: Reliability | None
+    """Measured on rows the fit did not see (`calibrated_elsewhere`)."""
+
+
+def calibrate(confidences: Sequence[float], verdicts: Sequence[float]) -> Calibration:
+    """Fit to all rows, and measure; BadInput as `fit`."""
+    return Calibration(
+        knots=fit(confidences, verdicts),
+        before=reliability(confidences, verdicts),
+        after=reliability(calibrated_elsewhere(confidences, verdicts), verdicts),
+    )
 
 
 def fit(confidences: Sequence[float], verdicts: Sequence[float]) -> Knots:
@@ -71,7 +94,7 @@ def reliability(confidences: Sequence[float], verdicts: Sequence[float]) -> Reli
     if not rows:
         return None
     cuts = [len(rows) * i // BINS for i in range(BINS + 1)]
-    bins = [rows[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    bins = [rows[start:end] for start, end in pairwise(cuts)]
     return Reliability(
         ece=sum(abs(sum(sure - verdict for sure, verdict in rows)) for rows in bins) / len(rows),
         brier=sum((sure - verdict) ** 2 for sure, verdict in rows) / len(rows),
@@ -86,5 +109,7 @@ def calibrated_elsewhere(confidences: Sequence[float], verdicts: Sequence[float]
 
 
 def _check(confidences: Sequence[float], verdicts: Sequence[float]) -> None:
-    if len(confidences) != len(verdicts) or not all(0 <= value <= 1 for row in (confidences, verdicts) for value in row):
+    if len(confidences) != len(verdicts) or not all(
+        0 <= value <= 1 for row in (confidences, verdicts) for value in row
+    ):
         raise BadInput("confidences and verdicts must be two rows of the same length, of numbers in [0, 1]")

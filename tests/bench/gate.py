@@ -1,6 +1,6 @@
 """What the gate lets through and what it declines, on recorded traffic.
 
-    OMP_WAIT_POLICY=PASSIVE python -m tests.bench.gate --data FOLDER      (make bench-gate DATA=FOLDER; about 25 minutes)
+    OMP_WAIT_POLICY=PASSIVE python -m tests.bench.gate --data FOLDER      (make bench-gate DATA=FOLDER; 25 minutes)
 
 FOLDER holds one folder a set with `train.jsonl` (earlier) and `test.jsonl` (later). For each set: one small student by
 the project's own distiller, a threshold proposed on rows of train.jsonl it did not train on, then the parity test over

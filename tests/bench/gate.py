@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from proxy.errors import Refused
 from proxy.traffic_file import read_traffic
 from tests.bench.gate_table import table
 
@@ -84,12 +85,19 @@ def _answered(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             if any(row.tools for row in read_traffic(arguments.data / name / "train.jsonl")):
                 yield kept("tools", {"set": name})
                 continue
-            made.append(workshop.student(name, arguments.data))
+            try:
+                made.append(workshop.student(name, arguments.data))
+            except Refused as error:
+                yield kept("refused", {"set": name, "why": str(error)})
+                continue
             yield kept(OWN, workshop.answers(made[-1]))
         for one, other in _pairs([(student.name, student.evaluator) for student in made]):
             yield kept(FOREIGN, workshop.answers(made[one], made[other]))
         if made:
-            yield kept(SHUFFLED, workshop.answers(workshop.student(made[0].name, arguments.data, shuffled=True)))
+            try:
+                yield kept(SHUFFLED, workshop.answers(workshop.student(made[0].name, arguments.data, shuffled=True)))
+            except Refused as error:
+                yield kept("refused", {"set": f"{made[0].name}, shuffled", "why": str(error)})
 
 
 def _sets(arguments: argparse.Namespace) -> list[str]:

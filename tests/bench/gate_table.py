@@ -46,6 +46,7 @@ def table(found: Sequence[Answers], margin: float, alpha: float, seed: int) -> t
     judged = {answers["set"]: judge(answers, margin, share) for answers in own}
     lines = [*_HEAD, *(_line(answers, judged[answers["set"]]) for answers in own)]
     lines += [f"| {one['set']} | not served: tools stay with the teacher |" for one in found if one["kind"] == "tools"]
+    lines += [f"| {one['set']} | no student: {one['why']} |" for one in found if one["kind"] == "refused"]
     adversaries = [(why, answers["set"], judge(answers, margin, share)) for why, answers in _adversaries(found, seed)]
     lines += ["", *_MUST_DECLINE, *(_decline(*adversary) for adversary in adversaries)]
     wrong = sum(one.certified for *_, one in adversaries)
@@ -76,7 +77,7 @@ def judge(answers: Answers, margin: float, alpha: float) -> Judged:
         at_retention=coverage_at(
             list(compress(served, formed)), list(compress(verdicts, formed)), RETENTION, of=len(verdicts)
         ),
-        calibration=f"{before.ece:.3f} -> {after.ece:.3f}" if before and after else "-",
+        calibration=f"{before.ece:.3f} -> {after.ece:.3f} ({len(calibrated)})" if before and after else "-",
     )
 
 
@@ -150,7 +151,7 @@ def _said(one: Parity | None) -> str:
 
 
 _HEAD = (
-    "| set | evaluator | tokens | base (rows) | student (rows) | whole parity | ECE | threshold | coverage "
+    "| set | evaluator | tokens | base (rows) | student (rows) | whole parity | ECE (rows) | threshold | coverage "
     "| selective parity | covered at 95 % |",
     "|---|---|--:|--:|--:|---|---|--:|---|---|--:|",
 )
@@ -162,6 +163,6 @@ _NOTES = """base, student: mean verdict of the untuned model (holdout rows) and 
 Parity: bounds on the mean verdict over test rows in their order, at alpha {alpha:g}; certified means above {bar:g}.
 whole: every answer counts, one that never ended as 0. selective: only answers that could be served (ended, and of
 the task's form) at or above the threshold, which was proposed on earlier rows that nobody trained on.
-ECE: calibration error before and after, on holdout rows the calibration did not see.
+ECE: calibration error before and after, on holdout rows the calibration did not see (how many could be served).
 covered at 95 %: the largest share of test rows the student could answer with a mean verdict of at least {retention} of
 the teacher's own (its recorded answer, so 1), most confident first; found in hindsight, no promise."""

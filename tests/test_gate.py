@@ -30,7 +30,6 @@ def answers(good: float, kind: str = "own", seed: int = 1, **changes: Any) -> di
 
 def test_the_sure_part_of_a_good_student_is_certified() -> None:
     judged = judge(answers(good=1.0), 0.05, 0.025)
-    assert judged.selective is not None
     assert (judged.selective.proven, judged.whole.proven) == (True, False)
     assert judged.interval[0] < 0.8 < judged.interval[1]
     assert judged.covered / judged.rows <= judged.at_retention < 1

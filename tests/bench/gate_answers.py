@@ -26,6 +26,7 @@ from tests.router.conftest import PATH, add_rows
 OWN, SHUFFLED, FOREIGN = "own", "shuffled", "foreign"
 _MOST = 2000  # rows of earlier traffic put into the log, the newest: more than any budget here trains on
 _AT_ONCE = 250  # rows an INSERT
+_FEWEST = 80  # rows however long the answers are: from fewer than 58 no margin of 0.05 can be shown
 
 Say = Callable[[str], None]
 
@@ -118,7 +119,7 @@ class Workshop:
 
     def _rows(self, rows: Sequence[Row], most: int) -> int:
         characters = sum(len(row.answer or "") for row in rows) / len(rows)
-        return min(most, max(40, int(self._budget.characters / max(characters, 1))))
+        return min(most, max(_FEWEST, int(self._budget.characters / max(characters, 1))))
 
     def _progress(self, name: str) -> Callable[[str, int, int], None]:
         last = [time.monotonic()]

@@ -25,7 +25,7 @@ class Judged:
 
     agreement: float
     whole: Parity
-    selective: Parity | None
+    selective: Parity
     threshold: float | None
     covered: int
     rows: int
@@ -36,7 +36,7 @@ class Judged:
     @property
     def certified(self) -> bool:
         """Whether the gate would let any of it through."""
-        return self.whole.proven or bool(self.selective and self.selective.proven)
+        return self.whole.proven or self.selective.proven
 
 
 def table(found: Sequence[Answers], margin: float, alpha: float, seed: int) -> tuple[str, int]:
@@ -64,12 +64,13 @@ def judge(answers: Answers, margin: float, alpha: float) -> Judged:
     found = choose_threshold(calibrated, list(compress(verdicts, formed)), margin, of=len(sure))
     sure, verdicts, formed = _columns(answers, answers["test"])
     served = [apply(calibration.knots, one) if good else -1.0 for one, good in zip(sure, formed, strict=True)]
-    covered = [verdict for one, verdict in zip(served, verdicts, strict=True) if found and one >= found.value]
+    least = found.value if found else 0.0
+    covered = [verdict for one, verdict in zip(served, verdicts, strict=True) if one >= least]
     before, after = calibration.before, calibration.after
     return Judged(
         agreement=sum(verdicts) / len(verdicts),
         whole=parity(verdicts, margin, alpha),
-        selective=parity(covered, margin, alpha) if found else None,
+        selective=parity(covered, margin, alpha),
         threshold=found.value if found else None,
         covered=len(covered),
         rows=len(verdicts),
@@ -138,14 +139,10 @@ def _decline(why: str, name: str, one: Judged) -> str:
 
 
 def _coverage(one: Judged) -> str:
-    if one.threshold is None:
-        return "-"
     return f"{one.covered / one.rows:.0%} ({one.interval[0]:.0%}..{one.interval[1]:.0%})"
 
 
-def _said(one: Parity | None) -> str:
-    if one is None:
-        return "no threshold proposed"
+def _said(one: Parity) -> str:
     word = "certified" if one.proven else "refuted" if one.refuted else "not yet"
     return f"{word} {one.lower:.3f}..{one.upper:.3f} (n {one.n})"
 
@@ -162,7 +159,8 @@ _MUST_DECLINE = (
 _NOTES = """base, student: mean verdict of the untuned model (holdout rows) and of the student (test rows).
 Parity: bounds on the mean verdict over test rows in their order, at alpha {alpha:g}; certified means above {bar:g}.
 whole: every answer counts, one that never ended as 0. selective: only answers that could be served (ended, and of
-the task's form) at or above the threshold, which was proposed on earlier rows that nobody trained on.
+the task's form) at or above the threshold, which was proposed on earlier rows that nobody trained on; where none was,
+all that could be served, as shadow does.
 ECE: calibration error before and after, on holdout rows the calibration did not see (how many could be served).
 covered at 95 %: the largest share of test rows the student could answer with a mean verdict of at least {retention} of
 the teacher's own (its recorded answer, so 1), most confident first; found in hindsight, no promise."""

@@ -54,7 +54,7 @@ bench-admin: install
 bench-conformance: install
 	$(BIN)/python -m tests.conformance.run $(BENCH)
 
-# DATA=FOLDER of recorded sets; about 25 minutes on two idle cores, nearly all of it training. BENCH='--sets NAME', and
+# DATA=FOLDER of recorded sets; an estimated 25 minutes on two idle cores, hours on busy ones. BENCH='--sets NAME' and
 # other options: see tests/bench/gate.py.
 bench-gate: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.gate --data $(DATA) $(BENCH)

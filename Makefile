@@ -68,5 +68,10 @@ bench-conformance: install
 bench-damage: install
 	$(BIN)/python -m tests.bench.damage $(BENCH)
 
+# DATA=FOLDER of recorded sets; an estimated 25 minutes on two idle cores, hours on busy ones. BENCH='--sets NAME' and
+# other options: see tests/bench/gate.py.
+bench-gate: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.gate --data $(DATA) $(BENCH)
+
 clean:
 	rm -rf $(VENV) demo-data

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from distiller.settings import DistillerSettings, Settings
 from distiller.train import Trained, TrainSettings, train
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
-from router.coverage import Threshold, choose_threshold
-from router.evaluators import JUDGE, evaluator_for, known_labels
+from router.calibration import Calibration, apply, calibrate
+from router.coverage import Plan, Threshold, choose_threshold
+from router.evaluators import JUDGE, evaluator_for, known_labels, well_formed
 from router.judging import judge_instead
 from router.ledger import charge
 from router.prompt import extra_lines, static_lines, student_messages
@@ -45,6 +47,17 @@ SELECT id, ts, request, coalesce(answer, ''), status, partial, finish_reason, to
 FROM exchanges AT (VERSION => {version})
 WHERE task = ? AND served_by = 'teacher' AND path = '/v1/chat/completions' AND request_encoding = 'utf-8'
 ORDER BY id DESC LIMIT ?
+"""
+# What one exchange costs at the teacher: unpriced as soon as one of them is.
+_WORTH = """
+SELECT (SELECT count(*) FROM exchanges WHERE task = $1 AND served_by = 'teacher' AND path = '/v1/chat/completions'),
+       (SELECT CASE WHEN count(usd) = count(*) THEN avg(usd) END FROM spend
+        WHERE task = $1 AND kind = 'teacher' AND path = '/v1/chat/completions')
+"""
+# What one exchange has cost at candidates so far, idle hours included; nothing is known before the first is served.
+_SERVING_WORTH = """
+SELECT (SELECT CASE WHEN count(usd) = count(*) THEN sum(usd) END FROM spend WHERE kind = 'serving')
+       / nullif((SELECT count(*) FROM exchanges WHERE served_by <> 'teacher'), 0)
 """
 
 
@@ -73,6 +86,7 @@ class Distilled:
     evaluator: str
     holdout: Holdout
     threshold: Threshold | None
+    calibration: Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +128,21 @@ def _distill(
             base, adapter, _student_prompts(data), limit, _threads(options), lambda i, n: on_progress("holdout", i, n)
         )
         verdicts = _verdicts(data, answers, score)
-        threshold = _threshold(answers, verdicts, settings.router.margin)
+        sure, judged = _servable(data, answers, verdicts)
+        calibration = calibrate(sure, judged)
+        threshold = choose_threshold(
+            [apply(calibration.knots, one) for one in sure], judged, settings.router.margin,
+            plan=_plan(log, task, settings), of=len(answers),
+        )  # fmt: skip
         holdout = _holdout(base, data, options, verdicts, limit, score, on_progress)
-        card = _card(data, answers, base, limit)
+        card = _card(data, answers, base, limit) | {"calibration": calibration.knots}
         manifest = {
             "task": task, "snapshot": data.snapshot, "base": options.base, "base_sha256": base_identity(base),
             "dtype": compute_dtype(), "settings": asdict(options), "card": card, "evaluator": data.evaluator,
             "read": data.read, "dropped": {**data.dropped, **left_out},
             "trained": {key: value for key, value in asdict(trained).items() if key != "losses"},
             "holdout": asdict(holdout), "threshold": asdict(threshold) if threshold else None,
+            "calibration": asdict(calibration),
         }  # fmt: skip
         _write_evidence(folder, data, answers, verdicts, trained)
         bundle = seal(folder, settings.students, manifest)
@@ -137,8 +157,9 @@ def _distill(
     charge(log, "training", hours * settings.money.training_hour, hours, "hour", task=task, model=bundle.id)
     dropped = {**data.dropped, **left_out}
     return Distilled(
-        bundle, fresh, data.snapshot, data.read, dropped, len(encoded), trained, data.evaluator, holdout, threshold
-    )
+        bundle, fresh, data.snapshot, data.read, dropped, len(encoded), trained, data.evaluator, holdout, threshold,
+        calibration,
+    )  # fmt: skip
 
 
 def _dataset(log: Log, task: str, settings: Settings) -> _Data:
@@ -249,10 +270,24 @@ def _answered(row: Recorded, text: str) -> Answered:
     return Answered(row.exchange_id, row.request, row.answer, text)
 
 
-def _threshold(answers: Sequence[Generated], verdicts: Sequence[float], margin: float) -> Threshold | None:
-    """A threshold with half the margin to spare is proved several times sooner; where none is, one without."""
-    sure = [answer.confidence for answer in answers]
-    return choose_threshold(sure, verdicts, margin / 2) or choose_threshold(sure, verdicts, margin)
+def _servable(data: _Data, answers: Sequence[Generated], verdicts: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Confidences and verdicts of the answers that may go out at all: the others fall back however sure they are."""
+    labels = frozenset(data.labels)
+    fit_to_serve = [answer.finished and well_formed(data.evaluator, Said(answer.text), labels) for answer in answers]
+    return [one.confidence for one in compress(answers, fit_to_serve)], list(compress(verdicts, fit_to_serve))
+
+
+def _plan(log: Log, task: str, settings: Settings) -> Plan:
+    """As many exchanges to come as the task has had; both prices, where both are known."""
+    ((exchanges, teacher),) = log.query(_WORTH, [task])
+    ((serving,),) = log.query(_SERVING_WORTH)
+    return Plan(
+        alpha=settings.router.alpha,
+        horizon=exchanges,
+        audit_share=settings.router.audit_share,
+        teacher_usd=teacher,
+        candidate_usd=serving,
+    )
 
 
 def _holdout(

@@ -146,12 +146,29 @@ def distilled_summary(done: Any) -> None:
         f"{done.holdout.student:.3f}, untuned base {done.holdout.base:.3f} ({done.holdout.base_rows} rows), "
         f"always the most common answer "
         f"{done.holdout.majority:.3f}\n"
+        + _reliability(done.calibration)
         + (
-            f"answers when its confidence is at least {sure.value:.4f}: {sure.coverage:.0%} of the holdout, "
-            f"agreement {sure.agreement:.3f} there"
+            f"proposed: it answers when its calibrated confidence is at least {sure.value:.4f}: {sure.coverage:.0%} of "
+            f"the holdout, agreement {sure.agreement:.3f} there (at least {sure.lower:.3f}); expected net saving "
+            + (
+                f"{money(sure.saving)} an exchange"
+                if sure.priced
+                else f"{sure.saving:.0%} of the teacher's spend (unpriced)"
+            )
+            + "; later exchanges have to prove it"
             if sure
             else "no confidence threshold separates what it knows: shadow judges all of its answers"
         )
+    )
+
+
+def _reliability(calibration: Any) -> str:
+    before, after = calibration.before, calibration.after
+    if before is None or after is None:
+        return "no answer of the holdout could have been served: nothing to calibrate by\n"
+    return (
+        f"calibration error (ECE) {before.ece:.3f} -> {after.ece:.3f}, Brier score {before.brier:.3f} -> "
+        f"{after.brier:.3f} on holdout rows the calibration did not see\n"
     )
 
 

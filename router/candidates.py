@@ -15,6 +15,7 @@ import aiohttp
 from proxy.deciding import Answer, CandidateFailed
 from proxy.errors import BadInput
 from proxy.ids import ulid
+from router.calibration import Knots, apply
 from router.confidence import confidence
 from router.evaluators import well_formed
 from router.policy import Route
@@ -33,7 +34,7 @@ _SHAPE_ERRORS = (KeyError, TypeError, IndexError, AttributeError, ValueError, Ov
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A candidate's answer before any check; `confidence` in [0, 1]."""
+    """A candidate's answer before any check; `confidence` in [0, 1], calibrated where the candidate is."""
 
     text: str
     confidence: float
@@ -67,7 +68,7 @@ async def ask(session: aiohttp.ClientSession, route: Route, body: Mapping[str, A
                 raise CandidateFailed(f"{UNREACHABLE}: HTTP {response.status}")  # As an engine that dies says it.
             if response.status != 200:
                 raise CandidateFailed(f"candidate answered {response.status}")
-            return _reply(await response.read())
+            return _reply(await response.read(), route.calibration)
     except TimeoutError:
         raise CandidateFailed("candidate timed out") from None
     except (aiohttp.ClientError, OSError) as error:
@@ -108,7 +109,7 @@ def _messages(route: Route, body: Mapping[str, Any]) -> list[dict[str, str]]:
     return messages
 
 
-def _reply(raw: bytes) -> Reply:
+def _reply(raw: bytes, calibration: Knots) -> Reply:
     try:
         body = json.loads(raw)
         choice = body["choices"][0]
@@ -118,7 +119,7 @@ def _reply(raw: bytes) -> Reply:
         text, usage = choice["message"]["content"] or "", body.get("usage") or {}
         if not isinstance(text, str):
             raise TypeError("content is no text")
-        return Reply(text, confidence(logprobs), {key: int(usage.get(key) or 0) for key in _COUNTS})
+        return Reply(text, apply(calibration, confidence(logprobs)), {key: int(usage.get(key) or 0) for key in _COUNTS})
     except _SHAPE_ERRORS:
         raise CandidateFailed("candidate's answer is not a chat completion") from None
 

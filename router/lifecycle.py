@@ -182,6 +182,7 @@ def route(candidate: Candidate, settings: RouterSettings, url: str) -> Route:
         max_tokens=int(candidate.card["max_tokens"]),
         timeout=settings.candidate_timeout,
         at_once=settings.candidate_concurrency,
+        calibration=tuple((sure, probability) for sure, probability in candidate.card.get("calibration", ())),
     )
 
 

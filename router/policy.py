@@ -14,6 +14,7 @@ from typing import Any
 
 from proxy.files import put
 from proxy.watched import Watched
+from router.calibration import Knots
 
 _log = logging.getLogger("stillroom.policy")
 
@@ -27,9 +28,10 @@ class Route:
 
     `at_once` is how many requests a worker may have with the candidate; an engine's queue would delay all of them.
 
-    `threshold` is the least confidence that was certified; None certifies every well-formed answer. `held_back` is
-    the share of conversations that stays with the teacher, whatever `share` is. `static` and `extra_lines` are what the
-    student knows of the task's instructions (`router.prompt`).
+    `threshold` is the least confidence that was certified; None certifies every well-formed answer. It is one on the
+    scale of `calibration`, which turns what the tokens' probabilities say into the probability of a good verdict.
+    `held_back` is the share of conversations that stays with the teacher, whatever `share` is. `static` and
+    `extra_lines` are what the student knows of the task's instructions (`router.prompt`).
     """
 
     candidate: str
@@ -45,6 +47,7 @@ class Route:
     max_tokens: int
     timeout: float
     at_once: int
+    calibration: Knots = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +91,6 @@ class PolicyWatcher(Watched[Policy]):
 
 
 def _route(fields: dict[str, Any]) -> Route:
-    return Route(**{**fields, "labels": tuple(fields["labels"]), "static": tuple(fields["static"])})
+    knots = tuple((sure, probability) for sure, probability in fields.get("calibration", ()))
+    lists = {"labels": tuple(fields["labels"]), "static": tuple(fields["static"]), "calibration": knots}
+    return Route(**{**fields, **lists})

@@ -8,6 +8,7 @@ from distiller.distill import distill
 from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
+from router.lifecycle import route
 from router.registry import SHADOW, candidates
 from router.said import Said
 from router.scoring import scoring
@@ -49,6 +50,11 @@ def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) 
     assert {"training", "holdout", "untuned base as control"} <= set(steps)
     assert done.holdout.student > max(done.holdout.base, done.holdout.majority)
     (candidate,) = candidates(log)
+    knots = done.calibration.knots
+    assert route(candidate, RouterSettings(), "http://x").calibration == knots != ()
+    assert candidate.threshold is done.threshold is None  # 30 rows of holdout cannot show a margin of 0.05
+    assert done.calibration.after is not None
+    assert done.bundle.manifest["calibration"]["after"]["ece"] == done.calibration.after.ece
     assert (candidate.id, candidate.stage, candidate.evaluator) == (done.bundle.id, SHADOW, "label")
     assert candidate.card["labels"] == ["go", "stop", "wait"]
     assert candidate.card["extra_lines"] == 0

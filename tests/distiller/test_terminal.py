@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from distiller.erase import Erased, Learned
 from distiller.terminal import (
     as_json,
+    distilled_summary,
     erased_summary,
     keys_table,
     money,
@@ -16,6 +18,8 @@ from distiller.terminal import (
 )
 from proxy.keys import Key
 from proxy.limits import Limits, Standing
+from router.calibration import Calibration, calibrate
+from router.coverage import Plan, Threshold, choose_threshold
 from router.ledger import Report, TaskLine
 
 LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3)
@@ -110,3 +114,30 @@ def test_an_erasure_names_the_students_and_what_to_do(capsys: pytest.CaptureFixt
     assert "note: one note" in shown
     erased_summary(Erased(0, 0, 0, 0, 0, 0, 0, (), ()))
     assert capsys.readouterr().out == "nothing of this user was found\n"
+
+
+def distilled(threshold: Threshold | None, calibration: Calibration) -> SimpleNamespace:
+    """What the summary reads of a `Distilled`."""
+    return SimpleNamespace(
+        bundle=SimpleNamespace(id="student-1", path=Path("students/student-1")), fresh=True, read=500, snapshot=3,
+        dropped={"error": 2}, trained_rows=300, evaluator="label", threshold=threshold, calibration=calibration,
+        trained=SimpleNamespace(seconds=10.0, tokens=5000, first_loss=2.0, last_loss=0.1),
+        holdout=SimpleNamespace(rows=100, student=0.9, base=0.1, base_rows=8, majority=0.3),
+    )  # fmt: skip
+
+
+def test_a_distillation_says_what_it_proposes_and_how_calibrated_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    rows = [0.9] * 100, [1.0] * 100
+    priced = Plan(teacher_usd=0.01, candidate_usd=0.001)
+    for plan, saving in ((None, "92% of the teacher's spend (unpriced)"), (priced, "$0.0082 an exchange")):
+        distilled_summary(distilled(choose_threshold(*rows, 0.05, plan=plan), calibrate(*rows)))
+        shown = capsys.readouterr().out
+        assert f"expected net saving {saving}; later exchanges have to prove it" in shown
+        assert "calibration error (ECE) 0.100 -> 0.000, Brier score 0.010 -> 0.000" in shown
+    distilled_summary(distilled(None, calibrate([], [])))
+    shown = capsys.readouterr().out
+    assert "nothing to calibrate by" in shown
+    assert "shadow judges all of its answers" in shown

@@ -120,6 +120,14 @@ async def test_an_unsure_answer_says_how_sure_it_was(engine: Engine) -> None:
     assert (await asked(engine, threshold=None)).confidence == pytest.approx(0.9)
 
 
+async def test_what_is_compared_with_the_threshold_is_calibrated(engine: Engine) -> None:
+    knots = ((0.5, 0.2), (0.9, 0.6))
+    with pytest.raises(CandidateFailed, match=r"^unsure$") as failed:
+        await asked(engine, threshold=0.61, calibration=knots)
+    assert failed.value.confidence == pytest.approx(0.6, abs=1e-3)
+    assert (await asked(engine, threshold=0.59, calibration=knots)).confidence == failed.value.confidence
+
+
 async def test_an_answer_outside_the_format_does_not_go_out(engine: Engine) -> None:
     engine.say = lambda text: ("somewhere else", 1.0)
     with pytest.raises(CandidateFailed, match="format") as failed:

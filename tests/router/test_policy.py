@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from router.policy import Policy, PolicyWatcher, load_policy, save_policy
 from tests.router.conftest import route_to
 
-POLICY = Policy({"triage": route_to("http://127.0.0.1:1"), "other": route_to("http://127.0.0.1:2", threshold=None)})
+KNOTS = ((0.2, 0.1), (0.9, 0.7))
+POLICY = Policy(
+    {
+        "triage": route_to("http://127.0.0.1:1", calibration=KNOTS),
+        "other": route_to("http://127.0.0.1:2", threshold=None),
+    }
+)
+CUT = b'{"routes": {"t": {"labels": [], "static": [], "calibration": [[0.5]]}}}'
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.just("routes"), inner),
@@ -32,6 +39,17 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["policy.json"]
 
 
+def test_a_policy_from_before_calibration_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    save_policy(POLICY, path)
+    older = json.loads(path.read_text())
+    for route in older["routes"].values():
+        del route["calibration"]
+    path.write_text(json.dumps(older))
+    assert load_policy(path).routes["other"] == POLICY.routes["other"]
+    assert load_policy(path).routes["triage"].calibration == ()
+
+
 def test_an_unchanged_policy_is_not_written_again(tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
     save_policy(POLICY, path)
@@ -45,7 +63,7 @@ def test_without_a_file_the_teacher_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damaged", [b"", b"{", b"[]", b"5", b"{}", b"\xff", b'{"routes": []}', b'{"routes": {"t": {"labels": []}}}']
+    "damaged", [b"", b"{", b"[]", b"5", b"{}", b"\xff", b'{"routes": []}', b'{"routes": {"t": {"labels": []}}}', CUT]
 )
 def test_a_damaged_file_means_the_teacher_answers(
     damaged: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -31,6 +31,7 @@ FALLBACKS = {
     "answer is longer": "too_long",
     "the request holds more": "request",
     "unreadable request": "request",
+    "template changed": "template",
     "the router is stopping": "stopping",
 }
 SERVED_BY = (TEACHER, "student", STILLROOM)

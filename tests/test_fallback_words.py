@@ -7,14 +7,14 @@ import pytest
 
 import router
 from proxy.counters import OTHER, fallback_word
-from router.candidates import UNREACHABLE, UNSURE
+from router.candidates import CHANGED, MALFORMED, UNREACHABLE, UNSURE
 
 FOLDER = Path(router.__file__).parent
 
 
 def reasons() -> list[str]:
     """How each text given to CandidateFailed begins, as far as it is fixed."""
-    names = {"UNREACHABLE": UNREACHABLE, "UNSURE": UNSURE}
+    names = {"UNREACHABLE": UNREACHABLE, "UNSURE": UNSURE, "MALFORMED": MALFORMED, "CHANGED": CHANGED}
     found = []
     for file in sorted(FOLDER.glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -14,16 +14,20 @@ from dataclasses import dataclass
 from proxy.derive import CHAT, Derived, derive
 from proxy.log import Log
 from proxy.relay import Upstream
+from router.registry import Candidate
 
 _DRAWN = """
 SELECT id FROM (SELECT unnest(CAST($ids AS VARCHAR[])) AS id)
 WHERE hash('ceiling' || id) / 18446744073709551615 < $share
 """
-# One that an earlier candidate paid for is as good: it says nothing of either candidate.
+# What an earlier candidate paid for is as good where answers were scored alike: it says nothing of either candidate.
 _MEASURED = """
 SELECT v.exchange, arg_min(v.yardstick, v.id), arg_min(v.yardstick_answer, v.id)
 FROM verdicts v JOIN candidates c ON c.id = v.candidate
-WHERE v.yardstick IS NOT NULL AND c.evaluator = $evaluator AND list_contains($ids, v.exchange) GROUP BY v.exchange
+WHERE v.yardstick IS NOT NULL AND list_contains($ids, v.exchange) AND c.evaluator = $evaluator
+  AND (c.card -> 'aliases', c.card -> 'sets') IS NOT DISTINCT FROM
+      (CAST($card AS JSON) -> 'aliases', CAST($card AS JSON) -> 'sets')
+GROUP BY v.exchange
 """
 
 
@@ -48,9 +52,10 @@ def drawn(log: Log, exchanges: Sequence[str], share: float) -> set[str]:
     return {row[0] for row in log.query(_DRAWN, {"ids": list(exchanges), "share": share})}
 
 
-def measured(log: Log, exchanges: Sequence[str], evaluator: str) -> dict[str, Yardstick]:
-    """Yardsticks that earlier candidates' verdicts have already, by the same evaluator."""
-    rows = log.query(_MEASURED, {"ids": list(exchanges), "evaluator": evaluator})
+def measured(log: Log, exchanges: Sequence[str], candidate: Candidate) -> dict[str, Yardstick]:
+    """Yardsticks that earlier candidates' verdicts have already, by the evaluator as it is declared for this one."""
+    asked = {"ids": list(exchanges), "evaluator": candidate.evaluator, "card": json.dumps(candidate.card)}
+    rows = log.query(_MEASURED, asked)
     return {exchange: Yardstick(agreement, answer) for exchange, agreement, answer in rows}
 
 

@@ -69,7 +69,8 @@ def held(log: Log, candidate: Candidate, settings: RouterSettings) -> str | None
     """
     task = candidate.task
     if found := frozen(log).get(task):
-        return f"frozen since {found.since:%Y-%m-%d %H:%M}: {found.reason}; `stillroom freeze {task} --off` thaws it"
+        thaws = f"`stillroom freeze {task} --off --reason ...` thaws it"
+        return f"frozen since {found.since:%Y-%m-%d %H:%M}: {found.reason}; {thaws}"
     if candidate.stage != LIVE and settings.tasks.get(task, TaskSettings()).promote == "manual":
         return f"waits for `stillroom promote {task}`"
     if candidate.stage == SHADOW and (until := cooling(log, task, settings.cooldown_hours)):

@@ -123,7 +123,9 @@ def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned
     if candidate.stage == LIVE:
         return candidate
     if ice := frozen(log).get(task):
-        raise Refused(f"{task} is frozen ({ice.reason}): end that first with `stillroom freeze {task} --off`")
+        raise Refused(
+            f"{task} is frozen ({ice.reason}): end that first with `stillroom freeze {task} --off --reason ...`"
+        )
     if found.parity.proven and (late := lagging(log, candidate, settings.slice_floor)):
         raise Refused(late)
     proof: Mapping[str, Any] | None = certificate_of(log, candidate.id)

@@ -76,7 +76,7 @@ async def shadow(
     found = f"SELECT id, request, answer {_UNSHADOWED} {which} ORDER BY id LIMIT {limit:d}"
     rows = log.query(found, [candidate.task, candidate.card["data_until"], candidate.id])
     again = drawn(log, [row[0] for row in rows], ceiling.share) if ceiling else set()
-    known = measured(log, list(again), candidate.evaluator)
+    known = measured(log, list(again), candidate)
     gate, costs = asyncio.Semaphore(concurrency), Costs()
     patient = replace(route, timeout=max(route.timeout, 120.0))  # Nobody waits for a shadow; a queue is no failure.
 

@@ -40,3 +40,12 @@ def test_what_is_commented_out_is_valid_too() -> None:
     settings = parse(Settings, tomllib.loads(text))
     assert settings.money.prices == {"my-model": Price(input=2.5, output=10.0, cached_input=1.25)}
     assert settings.router.tasks == {"my-task": TaskSettings(aliases={"refund": "refunds"})}
+
+
+def test_every_setting_that_the_readme_names_exists() -> None:
+    known = leaves(dataclasses.asdict(Settings()))
+    tables = {name.partition(".")[0] for name in known if "." in name}
+    text = (FILE.parent.parent / "README.md").read_text(encoding="utf-8")
+    named = {f"{table}.{key}" for table, key in re.findall(r"`\[*(\w+)\.(\w+)", text) if table in tables}
+    assert len(named) > 10
+    assert named - known.keys() - {"router.tasks", "teacher.deployments"} == set()

@@ -81,10 +81,14 @@ async def test_a_later_candidate_uses_what_was_paid_for(log: Log, engine: Engine
     assert log.query("SELECT count(*) FROM spend") == [(2,)]
 
 
-def test_yardsticks_of_another_evaluator_are_not_reused(log: Log) -> None:
+def test_yardsticks_of_another_way_of_scoring_are_not_reused(log: Log) -> None:
     judged(log, known(log), [1.0, 0.0], yardstick=0.5, yardstick_answer="x")
-    judged(log, known(log, "student-2", evaluator="text"), [1.0], first=2, yardstick=0.7)
-    assert measured(log, ["000000", "000002", "000009"], "label") == {"000000": Yardstick(0.5, "x")}
+    judged(log, known(log, "student-2", evaluator="json"), [1.0], first=2, yardstick=0.7)
+    aliased = known(log, "student-3", card=known(log, "student-4").card | {"aliases": {"pay": "billing"}})
+    judged(log, aliased, [1.0], first=3, yardstick=0.9)
+    ids = ["000000", "000002", "000003", "000009"]
+    assert measured(log, ids, known(log, "student-5")) == {"000000": Yardstick(0.5, "x")}
+    assert measured(log, ids, aliased) == {"000003": Yardstick(0.9, None)}
 
 
 @pytest.mark.usefixtures("ingest")

@@ -178,7 +178,9 @@ def _proof(covered: NDArray[np.float64], bar: float, alpha: float) -> int | None
 
     Half a failure is imagined among them: a few perfect rows are not knowledge of perfection.
     """
-    bets = np.array(BETS)
+    bets, parts = np.array(list(BETS)), np.array(list(BETS.values()))
     growth = np.log1p(bets[:, None] * (covered / bar - 1)).sum(axis=1)
     growth = (growth + np.log1p(-bets) / 2) / (covered.size + 0.5)
-    return ceil(log(len(BETS) / alpha) / growth.max()) if growth.max() > 0 else None
+    grows = growth > 0
+    needed = -np.log(parts * alpha)[grows] / growth[grows]
+    return ceil(needed.min()) if needed.size else None

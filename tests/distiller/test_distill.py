@@ -64,13 +64,15 @@ def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) 
     assert not list((tmp_path / "students").glob(".making-*"))
 
 
-def test_what_is_declared_of_the_task_is_frozen_with_the_student(log: Log, tmp_path: Path) -> None:
+async def test_what_is_declared_of_the_task_is_frozen_with_the_student(log: Log, tmp_path: Path) -> None:
     declared = RouterSettings(tasks={TASK: TaskSettings(aliases={"Halt": "stop"})})
     distill(log, replace(settings(tmp_path), router=declared), TASK, lambda *_: None)
     (candidate,) = candidates(log)
     assert (candidate.evaluator, candidate.card["aliases"], candidate.card["sets"]) == ("label", {"Halt": "stop"}, [])
     assert candidate.card["labels"] == ["go", "halt", "stop", "wait"]
-    assert scoring(candidate)({}, Said("stop"), Said("halt.")) == 1
+    score = scoring(candidate, None)
+    assert score is not None
+    assert (await score("x", {}, Said("stop"), Said("halt."))).verdict == 1
 
 
 @pytest.mark.parametrize(

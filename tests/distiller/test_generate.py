@@ -52,8 +52,9 @@ def test_the_base_alone_does_not(base):
     assert "hardware" not in {answer.text for answer in run(base, None, prompts(20))}
 
 
-def test_batches_answer_as_if_each_prompt_were_alone(base):
+def test_batches_answer_as_if_each_prompt_were_alone(base, monkeypatch):
     """Left padding and the cache must not show: compare with plain transformers, one prompt at a time, no cache."""
+    monkeypatch.setattr("distiller.base.compute_dtype", lambda: "float32")  # Else rounding shows.
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(base)
     asked = prompts(20)

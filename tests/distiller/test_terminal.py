@@ -132,7 +132,7 @@ def test_a_distillation_says_what_it_proposes_and_how_calibrated_it_is(
     monkeypatch.setenv("COLUMNS", "1000")
     rows = [0.9] * 100, [1.0] * 100
     priced = Plan(teacher_usd=0.01, candidate_usd=0.001)
-    for plan, saving in ((None, "92% of the teacher's spend (unpriced)"), (priced, "$0.0082 an exchange")):
+    for plan, saving in ((None, "93% of the teacher's spend (unpriced)"), (priced, "$0.0083 an exchange")):
         distilled_summary(distilled(choose_threshold(*rows, 0.05, plan=plan), calibrate(*rows)))
         shown = capsys.readouterr().out
         assert f"expected net saving {saving}; later exchanges have to prove it" in shown

@@ -29,6 +29,7 @@ from router.lifecycle import publish
 from router.policy import Policy, load_policy
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, certificate_of, move
 from router.settings import RouterSettings
+from router.verdicts import SCORE
 from tests.judges import Judges
 from tests.router.conftest import PATH, TASK, Engine, chat, insert, known, now
 from tests.servers import serving
@@ -150,9 +151,9 @@ async def test_a_candidate_that_is_right_where_the_teacher_was_not_is_certified_
         ((exchange,),) = log.query("SELECT exchange FROM verdicts WHERE verdict = 0")
         loop.somebody_says(exchange, "Shipping.")
         await loop.until_idle()
-    rows = log.query("SELECT verdict, candidate_right, teacher_right FROM verdicts WHERE gold IS NOT NULL")
-    assert rows == [(1.0, 1.0, 0.0)]
-    assert log.query("SELECT count(*) FROM verdicts WHERE verdict < 1") == [(0,)]
+    rows = log.query(f"SELECT verdict, {SCORE}, candidate_right, teacher_right FROM verdicts WHERE gold IS NOT NULL")
+    assert rows == [(0.0, 1.0, 1.0, 0.0)]
+    assert log.query(f"SELECT count(*) FROM verdicts WHERE {SCORE} < 1") == [(0,)]
     assert now(log).stage == CANARY
 
 
@@ -312,7 +313,7 @@ async def test_what_a_judge_has_to_score_waits_for_one_that_is_fit(
     known(log, evaluator="judge")
     async with looping(log, ingest, engine, replay, tmp_path) as loop:
         judge = Judge(f"test/{way}", ask)
-        loop.controller = Controller(log, ingest, SETTINGS, loop.policy, lambda: loop.served, judge)
+        loop.controller = Controller(log, ingest, SETTINGS, loop.policy, lambda: loop.served, judge=judge)
         loop.teacher_answers()
         await loop.until_idle()
     assert now(log).stage == stage

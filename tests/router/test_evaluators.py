@@ -176,7 +176,7 @@ def test_form(name: str, answer: str, expected: bool) -> None:
 
 def test_an_unknown_evaluator_is_refused() -> None:
     for use in (lambda: well_formed("vibes", Said("x"), frozenset()), lambda: evaluator("vibes")):
-        with pytest.raises(BadInput, match="label, json, tools, number, code, exact, or package"):
+        with pytest.raises(BadInput, match="label, json, tools, number, code, exact, judge, or package"):
             use()
 
 

@@ -22,7 +22,7 @@ from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, candidates
 from router.settings import RouterSettings
 from router.signing import FINE, examine, signed
 from tests.logs import migrated
-from tests.router.conftest import TASK, add_rows, insert, judged, known, now
+from tests.router.conftest import TASK, insert, judged, known, now
 from tests.router.test_policy import soon
 
 SETTINGS = RouterSettings(canary_shares=(0.1,), canary_exchanges=4, max_failures=0.25, cooldown_hours=0.0)
@@ -380,20 +380,6 @@ def test_a_fall_after_many_good_audits_retires_before_the_whole_history_would(lo
     assert not audit(log, candidate).refuted
     assert "agreement fell to 0.6" in (advance(log, candidate, SETTINGS) or "")
     assert now(log).stage == RETIRED
-
-
-def test_a_proof_with_a_slice_far_behind_moves_nothing_and_says_why(log: Log) -> None:
-    candidate = known(log)
-    for tenant, verdict, count in (("many", 1.0, 600), ("few", 0.0, 12)):
-        exchanges = insert(log, ["a"] * count, tenant=tenant)
-        given = {"candidate": candidate.id, "kind": "shadow", "verdict": verdict, "covered": True}
-        add_rows(log, "verdicts", [given | {"id": ulid(), "exchange": one} for one in exchanges])
-    assert advance(log, candidate, SETTINGS) is None
-    assert "held back: 1 of its slices" in str(standing(log, candidate, SETTINGS)["verdict"])
-    with pytest.raises(Refused, match=r"held back: .*tenant few"):
-        promote(log, TASK, SETTINGS)
-    lenient = RouterSettings(slice_floor=0.9)
-    assert promote(log, TASK, lenient)[1] == CANARY
 
 
 def test_what_is_stored_is_signed_by_whoever_promotes(log: Log, tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.errors import Refused
 from proxy.ids import ulid
 from proxy.log import Log
+from router.lifecycle import advance, promote, standing
 from router.parity import parity
-from router.registry import Candidate
+from router.registry import CANARY, Candidate
+from router.settings import RouterSettings
 from router.slices import FACETS, MOST, NONE, REST, Slice, behind, facets, lagging, language, slices
-from tests.router.conftest import add_rows, chat, insert, judged, known
+from tests.router.conftest import TASK, add_rows, chat, insert, judged, known
 
 
 def compared(log: Log, candidate: Candidate, verdicts: Sequence[float], **columns: Any) -> list[tuple[str, float]]:
@@ -153,3 +156,17 @@ def test_no_body_is_too_strange(body: Any) -> None:
 
 def test_what_is_no_json_has_a_length() -> None:
     assert facets("[" * 100_000, 100_000, "acme")["length"] == "16 kB or more"
+
+
+def test_a_proof_with_a_slice_far_behind_moves_nothing_and_says_why(log: Log) -> None:
+    candidate = known(log)
+    for tenant, verdict, count in (("many", 1.0, 600), ("few", 0.0, 12)):
+        exchanges = insert(log, ["a"] * count, tenant=tenant)
+        given = {"candidate": candidate.id, "kind": "shadow", "verdict": verdict, "covered": True}
+        add_rows(log, "verdicts", [given | {"id": ulid(), "exchange": one} for one in exchanges])
+    assert advance(log, candidate, RouterSettings()) is None
+    assert "held back: 1 of its slices" in str(standing(log, candidate, RouterSettings())["verdict"])
+    with pytest.raises(Refused, match=r"held back: .*tenant few"):
+        promote(log, TASK, RouterSettings())
+    lenient = RouterSettings(slice_floor=0.9)
+    assert promote(log, TASK, lenient).stage == CANARY

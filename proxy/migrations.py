@@ -99,7 +99,7 @@ def _evidence(connection: duckdb.DuckDBPyConnection) -> None:
     """A verdict's yardstick is how the teacher agrees with itself on the same exchange; NULL where nobody asked.
 
     Where `gold` is set, both models' answers were scored against the right one, which that feedback has; the verdict
-    then is 1 + candidate_right - teacher_right, at most 1. A transition's share is what part of the task's
+    then counts as 1 + candidate_right - teacher_right, at most 1. A transition's share is what part of the task's
     conversations the candidate answers from then on, in [0, 1].
     """
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS yardstick DOUBLE")

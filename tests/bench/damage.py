@@ -6,7 +6,6 @@ requests, and how long, it took until the student was retired, and how many answ
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ import httpx
 import openai
 from transformers import AutoTokenizer
 
+from distiller.bundle import load_bundle
 from distiller.command_tools import opened_log
 from distiller.examples import encode
 from distiller.settings import load_settings
@@ -40,6 +40,7 @@ rotate_seconds = 0.5
 [router]
 canary_shares = [0.5]
 canary_exchanges = 10
+max_slowdown = 0.0
 audit_share = {audit}
 [distiller]
 base = "{base}"
@@ -114,7 +115,8 @@ def _live(still: Deployment, client: openai.OpenAI, traffic: Sequence[Row], name
     _say(name, "distilled")
     eventually(lambda: still.json("status")["engine"].get("ready") == [student], 300)
     rest = iter(traffic[LEARNED:])
-    while stage(still) != "live":
+    while (now := stage(still)) != "live":
+        assert now != "retired", still.run("status")
         for _ in range(50):
             ask(client, next(rest))
     _say(name, "live")
@@ -124,7 +126,8 @@ def _live(still: Deployment, client: openai.OpenAI, traffic: Sequence[Row], name
 def _damaged(folder: Path, rows: Sequence[Row], says: dict[str, str]) -> None:
     """Train the worse adapter, on answers changed as `says`; just as sure of them as the good one is."""
     tokenizer = AutoTokenizer.from_pretrained(folder / "toy")
-    card = json.loads(next((folder / "home" / "students").glob("*/manifest.json")).read_text())["card"]
+    (student,) = (folder / "home" / "students").glob("student-*")
+    card = load_bundle(student).manifest["card"]
     changed = {WORDS[colour]: word for colour, word in says.items()}
     taught = [
         encode(

@@ -3,7 +3,9 @@
 Must not know what is in it.
 """
 
+import contextlib
 import os
+import secrets
 from pathlib import Path
 
 
@@ -28,3 +30,20 @@ def put(path: Path, content: str | bytes, mode: int = 0o600) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def put_once(path: Path, content: bytes) -> None:
+    """Write a secret whole, for the owner alone, unless something is there: of several at once the first one's stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, 0o600)  # whatever the umask says
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        with contextlib.suppress(FileExistsError):  # A link appears whole, and only once: the others read the first's.
+            path.hardlink_to(fresh)
+    finally:
+        fresh.unlink()

@@ -7,12 +7,12 @@ of known keys.
 
 import contextlib
 import hashlib
-import os
 import secrets
 from pathlib import Path
 
 from proxy.admitting import Admit, Admitted, credentials
 from proxy.errors import BadInput
+from proxy.files import put_once
 from proxy.headers import Headers
 
 _SALT_BYTES = 32
@@ -34,18 +34,7 @@ def tenant_salt(path: Path) -> bytes:
     """The salt of this home, made by whoever comes first; BadInput where the file is damaged."""
     with contextlib.suppress(FileNotFoundError):
         return _read(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(secrets.token_bytes(_SALT_BYTES))
-            file.flush()
-            os.fsync(fd)
-        with contextlib.suppress(FileExistsError):  # A link appears whole, and only once: the others read the first's.
-            path.hardlink_to(fresh)
-    finally:
-        fresh.unlink()
+    put_once(path, secrets.token_bytes(_SALT_BYTES))
     return _read(path)
 
 

@@ -3,10 +3,7 @@
 Must not know what a document says. The private key is read and written here only; it is never shown or logged.
 """
 
-import contextlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from proxy.errors import BadInput
+from proxy.files import put_once
 
 FINE, BROKEN, FOREIGN, UNSIGNED = "fine", "broken", "another key", "not signed"
 
@@ -71,19 +69,7 @@ def operator_key(path: Path) -> Ed25519PrivateKey:
     """The key in this file, made by whoever comes first; BadInput where the file is damaged."""
     if path.exists():
         return _read(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o600)  # whatever the umask says
-            file.write(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-            file.flush()
-            os.fsync(fd)
-        with contextlib.suppress(FileExistsError):  # A link appears whole, and only once: the others read the first's.
-            path.hardlink_to(fresh)
-    finally:
-        fresh.unlink()
+    put_once(path, Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return _read(path)
 
 

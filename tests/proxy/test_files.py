@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.files import put
+from proxy.files import put, put_once
 from tests.proxy.test_spool import file_size_limit
 
 
@@ -43,3 +43,18 @@ def test_what_does_not_fit_leaves_the_old_content_and_no_scraps(tmp_path: Path) 
         put(path, b"x" * 2000)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_several_secrets_the_first_stays(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "secret"
+    together = [threading.Thread(target=put_once, args=(path, bytes([number]) * 32)) for number in range(8)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    first = path.read_bytes()
+    assert first in {bytes([number]) * 32 for number in range(8)}
+    put_once(path, b"late")
+    assert path.read_bytes() == first
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]

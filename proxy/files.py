@@ -33,7 +33,7 @@ def put(path: Path, content: str | bytes, mode: int = 0o600) -> None:
 
 
 def put_once(path: Path, content: bytes) -> None:
-    """Write a secret whole, for the owner alone, unless something is there: of several at once the first one's stays."""
+    """Write a secret whole, for the owner alone, unless one is there: of several at once the first stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

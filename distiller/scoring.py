@@ -14,6 +14,7 @@ from typing import Any
 from distiller.settings import Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
+from proxy.translate import close_litellm
 from router.evaluators import JUDGE, evaluator
 from router.judge import Judge
 from router.judge_client import connect_judge
@@ -50,10 +51,13 @@ def scoring(log: Log, settings: Settings, task: str, name: str, declared: TaskSe
     if judge is None:
         raise BadInput(f"task {task!r} is for a judge: set judge.model")
     with asyncio.Runner() as runner:
-        found = runner.run(fit_judge(log, judge, task, settings.distiller.base))
-        if not fit(found):
-            raise Refused(f"{in_words(found)}: set another judge.model, or none")
-        yield lambda answers: runner.run(_judged(log, judge, task, answers))
+        try:
+            found = runner.run(fit_judge(log, judge, task, settings.distiller.base))
+            if not fit(found):
+                raise Refused(f"{in_words(found)}: set another judge.model, or none")
+            yield lambda answers: runner.run(_judged(log, judge, task, answers))
+        finally:
+            runner.run(close_litellm())
 
 
 async def _judged(log: Log, judge: Judge, task: str, answers: Sequence[Answered]) -> list[float]:

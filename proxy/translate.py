@@ -13,6 +13,7 @@ import importlib
 import json
 import logging
 import os
+import sys
 from typing import Any
 
 from proxy.derive import CHAT
@@ -87,6 +88,14 @@ class TranslatingTeacher:
             return await streamed(answer, failures) if asked.get("stream") else whole(answer)
         except Exception as error:  # litellm's own have no base in common, and what a provider sends can raise any.
             return failures.answer(error)
+
+
+async def close_litellm() -> None:
+    """End the connections that litellm keeps for the life of a process; for an event loop that ends before."""
+    litellm: Any = sys.modules.get("litellm")
+    if litellm is not None:
+        await litellm.close_litellm_async_clients()
+        litellm.in_memory_llm_clients_cache.flush_cache()
 
 
 def load_litellm() -> Any:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import struct
-import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +18,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from proxy.app import create_app
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
+from proxy.translate import close_litellm
 from tests.proxies import Proxy
 from tests.servers import free_port, serving
 
@@ -313,10 +313,9 @@ class Translating(Proxy):
 
 @contextlib.asynccontextmanager
 async def _litellms_clients() -> AsyncIterator[None]:
-    """litellm keeps connections for the life of a process; a test's event loop ends before."""
+    """A test's event loop ends before the process."""
     yield
-    if "litellm" in sys.modules:
-        await sys.modules["litellm"].close_litellm_async_clients()
+    await close_litellm()
 
 
 @contextlib.contextmanager

@@ -1,11 +1,22 @@
+from collections.abc import AsyncIterator
+
 import pytest
 
 from proxy.errors import BadInput, Unavailable
+from proxy.translate import close_litellm
 from router.judge import Judge
 from router.judge_client import connect_judge
 from router.settings import JudgeSettings
 from tests.judges import Judges
 from tests.servers import free_port, serving
+
+
+@pytest.fixture(autouse=True)
+async def ended() -> AsyncIterator[None]:
+    """A test's event loop ends before the process."""
+    yield
+    await close_litellm()
+
 
 REQUEST = [{"role": "user", "content": "How many?"}]
 RIGHT = "Seven."

@@ -28,6 +28,7 @@ from router.gold import audit_share, score_gold
 from router.judge import Judge
 from router.judging import Appointed
 from router.lifecycle import advance, publish, route, unsigned
+from router.news import News
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
@@ -61,7 +62,7 @@ class Controller:
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served, self._sign = policy, served, sign
         self._appointed = Appointed(log, judge)
-        self._watch = Watch(log)
+        self._watch, self._news = Watch(log), News(log)
         self._changes: set[tuple[str, str]] = set()  # that were told
         self._looked_for_changes = -CHANGES_SECONDS
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
@@ -88,13 +89,14 @@ class Controller:
         """One pass over everything; True when there is more to compare at once."""
         self._ingest.run()
         served = self._served()
+        self._news.refresh()
         busy = False
         for candidate in self._watch.now():
-            if candidate.stage != RETIRED and candidate.id in served:
-                try:
-                    busy |= await self._judge(session, teacher, candidate, served[candidate.id])
-                except BadInput as error:  # Such as of an operator's evaluator: other tasks must not wait for it.
-                    _log.error("%s of task %s is not judged: %s", candidate.id, candidate.task, error)
+            url = served.get(candidate.id)
+            if candidate.stage != RETIRED and url is not None and self._news.any(candidate, url):
+                more = await self._look(session, teacher, candidate, url)
+                self._news.looked(candidate, url, more)
+                busy |= more
         if time.monotonic() - self._looked_for_changes >= CHANGES_SECONDS:
             self._looked_for_changes = time.monotonic()
             self.tell_changes()
@@ -107,24 +109,31 @@ class Controller:
                 self._changes.add((change.candidate, change.now))
                 _log.warning("%s", change.words)
 
-    async def _judge(
+    async def _look(
         self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
     ) -> bool:
-        asked = route(candidate, self._settings, url)
+        """Compare and move on; the guardrails need no comparisons, so they are asked where none could be made too."""
+        more = False
+        with _apart(candidate, "compared"):
+            more = await self._compare(session, teacher, candidate, url)
+        with _apart(candidate, "judged"):
+            if reason := advance(self._log, candidate, self._settings, self._sign):
+                _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)
+                self._publish()
+        return more
+
+    async def _compare(
+        self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
+    ) -> bool:
+        asked, at_once = route(candidate, self._settings, url), self._settings.shadow_concurrency
         judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
-        audited, at_once = 0, self._settings.shadow_concurrency
-        ceiling = None
-        if teacher is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
-            ceiling = Ceiling(teacher, self._settings.ceiling_share)
-        compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
-        if teacher is not None:
+        paired = teacher is not None and candidate.stage == SHADOW  # The proof is; what comes later is not.
+        ceiling = Ceiling(teacher, self._settings.ceiling_share) if teacher is not None and paired else None
+        compared, audited = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge), 0
+        if teacher is not None and not paired:
             share = audit_share(self._log, candidate, self._settings.audit_share)
             audited = await audit(self._log, teacher, candidate, share, BATCH, judge)
         score_gold(self._log, candidate)
-        reason = advance(self._log, candidate, self._settings, self._sign)
-        if reason:
-            _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)
-            self._publish()
         return compared + audited > 0
 
     async def _publish_changes(self, stop: asyncio.Event) -> None:
@@ -164,6 +173,15 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, bool]) -> bool:
         await asyncio.wait({working})
         return False
     return working.result()
+
+
+@contextlib.contextmanager
+def _apart(candidate: Candidate, what: str) -> Iterator[None]:
+    """Log what is wrong with one candidate, such as an operator's evaluator: other tasks must not wait for it."""
+    try:
+        yield
+    except BadInput as error:
+        _log.error("%s of task %s is not %s: %s", candidate.id, candidate.task, what, error)
 
 
 @contextlib.contextmanager

@@ -42,6 +42,14 @@ class Evidence:
     coverage_high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """Evidence after promotion: `drift` watches for a fall that a bound on all of it would be slow to see."""
+
+    parity: Parity
+    drift: Drift
+
+
 def evidence(log: Log, candidate: Candidate) -> Evidence:
     """Judge the shadow verdicts in the order in which they were reached, with the candidate's own margin and alpha."""
     rows = log.query(
@@ -63,27 +71,19 @@ def evidence(log: Log, candidate: Candidate) -> Evidence:
     )
 
 
-def audit(log: Log, candidate: Candidate) -> Parity:
+def audited(log: Log, candidate: Candidate) -> Audited:
     """Judge what came after promotion by the same statistic: audits, and what was held back from the candidate.
 
     What the teacher would not answer, or the candidate would have left to it, is no verdict. These verdicts have no
     yardsticks of their own, so the margin is widened by what the teacher lacked of agreeing with itself in shadow: an
     estimate, where the proof before it was paired.
     """
-    return parity(_audited(log, candidate), lenient(log, candidate), candidate.alpha)
-
-
-def drift(log: Log, candidate: Candidate) -> Drift:
-    """Watch the same verdicts for a fall below the same bar, which a bound on all of them would be slow to see."""
-    return drifted(_audited(log, candidate), 1 - lenient(log, candidate))
-
-
-def _audited(log: Log, candidate: Candidate) -> list[float]:
     rows = log.query(
         f"SELECT {SCORE} FROM verdicts WHERE candidate = ? AND kind IN ('audit', 'holdback') AND covered ORDER BY id",
         [candidate.id],
     )
-    return [row[0] for row in rows]
+    verdicts, margin = [row[0] for row in rows], lenient(log, candidate)
+    return Audited(parity(verdicts, margin, candidate.alpha), drifted(verdicts, 1 - margin))
 
 
 def lenient(log: Log, candidate: Candidate) -> float:

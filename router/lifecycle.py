@@ -13,7 +13,7 @@ from proxy.errors import Refused
 from proxy.log import Log
 from router.certificate import Sign, certificate
 from router.drift import Drift
-from router.evidence import audit, drift, evidence, in_words, pace
+from router.evidence import audited, evidence, in_words, pace
 from router.freezes import frozen, held
 from router.gold import told
 from router.guardrails import Tried, failed, tried, troubled
@@ -45,16 +45,6 @@ class Step:
     reason: str
 
 
-def fall(stage: str, shadowed: Parity, audited: Parity, done: Tried, settings: RouterSettings) -> str | None:
-    """Why this evidence retires a candidate at this stage, or None."""
-    if stage == SHADOW:
-        return f"parity refuted: upper bound {shadowed.upper:.4f}" if shadowed.refuted else None
-    if audited.refuted:
-        return f"audit refuted parity on {audited.n} exchanges: upper bound {audited.upper:.4f}"
-    over = stage == CANARY and done.all >= settings.canary_exchanges
-    return failed(done, stage) if over and done.failed > settings.max_failures * done.all else None
-
-
 def fell(found: Drift) -> str | None:
     """The fall of the latest comparisons in words, if there is one."""
     if not found.found:
@@ -62,16 +52,26 @@ def fell(found: Drift) -> str | None:
     return f"agreement fell to {found.recent:.3f} over the last {found.since} comparisons: below {found.bar:.3f}"
 
 
-def rise(stage: str, share: float, shadowed: Parity, done: Tried, settings: RouterSettings) -> Step | None:
-    """The next step up that this evidence allows, or None to stay; asked only where nothing calls for a fall."""
-    if stage == SHADOW and shadowed.proven:
-        return following(
-            stage, share, f"parity proved on {shadowed.n} exchanges: lower bound {shadowed.lower:.4f}", settings
-        )
-    if stage == CANARY and done.all >= settings.canary_exchanges:
-        reason = f"{done.answered} of {done.all} canary exchanges answered at {percent(share)}"
-        return following(stage, share, reason, settings)
+def from_shadow(shadowed: Parity, settings: RouterSettings) -> Step | None:
+    """Where the shadow verdicts take a candidate, or None to stay."""
+    if shadowed.refuted:
+        return Step(RETIRED, 0.0, f"parity refuted: upper bound {shadowed.upper:.4f}")
+    if shadowed.proven:
+        reason = f"parity proved on {shadowed.n} exchanges: lower bound {shadowed.lower:.4f}"
+        return following(SHADOW, 0.0, reason, settings)
     return None
+
+
+def from_traffic(stage: str, share: float, later: Parity, done: Tried, settings: RouterSettings) -> Step | None:
+    """Where its audits and its latest tries take a candidate that answers clients, or None to stay."""
+    if later.refuted:
+        return Step(RETIRED, 0.0, f"audit refuted parity on {later.n} exchanges: upper bound {later.upper:.4f}")
+    if stage != CANARY or done.all < settings.canary_exchanges:
+        return None
+    if done.failed > settings.max_failures * done.all:
+        return Step(RETIRED, 0.0, failed(done, stage))
+    reason = f"{done.answered} of {done.all} canary exchanges answered at {percent(share)}"
+    return following(stage, share, reason, settings)
 
 
 def following(stage: str, share: float, reason: str, settings: RouterSettings) -> Step:
@@ -92,24 +92,32 @@ def unsigned(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def advance(log: Log, candidate: Candidate, settings: RouterSettings, sign: Sign = unsigned) -> str | None:
     """Move one candidate on where its evidence says so; returns the reason when it moved."""
-    if candidate.stage == RETIRED:
+    step = _called_for(log, candidate, settings)
+    if step is None:
         return None
-    found, done = evidence(log, candidate), tried(log, candidate, settings.canary_exchanges)
-    reason = fall(candidate.stage, found.parity, audit(log, candidate), done, settings)
-    if reason is None and candidate.stage != SHADOW:
-        reason = fell(drift(log, candidate)) or troubled(log, candidate, done, settings)
-    if reason:
-        return reason if move(log, candidate, RETIRED, reason) else None
-    step = rise(candidate.stage, candidate.share, found.parity, done, settings)
-    if step is None or held(log, candidate, settings):
-        return None
-    if lagging(log, candidate, settings.slice_floor):
+    if step.stage == RETIRED:
+        return step.reason if move(log, candidate, RETIRED, step.reason) else None
+    if held(log, candidate, settings) or lagging(log, candidate, settings.slice_floor):
         return None
     proof = sign(certificate(log, candidate, settings.slice_floor)) if candidate.stage == SHADOW else None
     if not move(log, candidate, step.stage, step.reason, proof, step.share):
         return None
     _supersede(log, candidate)
     return step.reason
+
+
+def _called_for(log: Log, candidate: Candidate, settings: RouterSettings) -> Step | None:
+    """What the evidence of its stage asks for; the proof is looked at no more once it has been given."""
+    if candidate.stage == RETIRED:
+        return None
+    if candidate.stage == SHADOW:
+        return from_shadow(evidence(log, candidate).parity, settings)
+    later, done = audited(log, candidate), tried(log, candidate, settings.canary_exchanges)
+    step = from_traffic(candidate.stage, candidate.share, later.parity, done, settings)
+    if step is not None and step.stage == RETIRED:
+        return step
+    reason = fell(later.drift) or troubled(log, candidate, done, settings)
+    return Step(RETIRED, 0.0, reason) if reason else step
 
 
 def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned) -> Candidate:
@@ -133,7 +141,7 @@ def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned
         proof = sign(certificate(log, candidate, settings.slice_floor))
     if proof is None:
         raise Refused(f"no promotion without a certificate: {in_words(candidate, found)}")
-    if audit(log, candidate).refuted:
+    if audited(log, candidate).parity.refuted:
         raise Refused(f"audits refuted {candidate.id} after its promotion: distill another one")
     step = following(candidate.stage, candidate.share, "promoted by the operator", settings)
     if not move(log, candidate, step.stage, step.reason, proof, step.share):

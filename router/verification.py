@@ -10,7 +10,7 @@ from typing import Any
 
 from proxy.log import Log
 from router.certificate import Comparison, comparisons, examples, findings
-from router.evidence import audit, evidence
+from router.evidence import audited, evidence
 from router.registry import RETIRED, Candidate, candidates
 from router.signing import BROKEN, FINE, FOREIGN, UNSIGNED, examine
 from router.slices import lagging
@@ -125,10 +125,10 @@ def _same_examples(again: list[Any], said: list[Any]) -> Line:
 
 
 def _now(log: Log, candidate: Candidate, floor: float) -> Iterator[Line]:
-    found, audited = evidence(log, candidate).parity, audit(log, candidate)
+    found, later = evidence(log, candidate).parity, audited(log, candidate).parity
     yield Line("now", found.proven, f"lower bound {found.lower:.4f} on {found.n} verdicts of shadow")
-    since = f"upper bound {audited.upper:.4f} on {audited.n} verdicts since its promotion"
-    yield Line("audits", not audited.refuted, since if audited.n else "none yet")
+    since = f"upper bound {later.upper:.4f} on {later.n} verdicts since its promotion"
+    yield Line("audits", not later.refuted, since if later.n else "none yet")
     late = lagging(log, candidate, floor)
     yield Line("slices now", late is None, late or "none far behind")
     stage = f"{candidate.stage}: {candidate.reason}"

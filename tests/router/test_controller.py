@@ -287,7 +287,30 @@ async def test_an_evaluator_that_is_gone_stops_its_own_task_only(
         loop.teacher_answers()
         assert await loop.controller.round(loop.session, loop.teacher)
     assert log.query("SELECT DISTINCT candidate FROM verdicts") == [("student-1",)]
-    assert "student-2 of task a task before is not judged: evaluator gone_since:judge" in caplog.text
+    assert "student-2 of task a task before is not compared: evaluator gone_since:judge" in caplog.text
+
+
+async def test_guardrails_need_no_evaluator(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path
+) -> None:
+    candidate = known(log, evaluator="gone_since:judge")
+    move(log, candidate, CANARY, "for the test", {"for": "the test"}, 0.5)
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        insert(log, ["question 1"] * 4, fallback="candidate timed out")
+        await loop.controller.round(loop.session, loop.teacher)
+    assert (now(log).stage, now(log).reason[:6]) == (RETIRED, "4 of t")
+
+
+async def test_a_candidate_is_looked_at_where_something_is_new(
+    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known(log, evaluator="gone_since:judge")
+    async with looping(log, ingest, engine, replay, tmp_path) as loop:
+        for looks, texts in enumerate((["question 1"], [], [], ["question 2"]), 1):
+            if texts:
+                insert(log, texts)
+            await loop.controller.round(loop.session, loop.teacher)
+            assert caplog.text.count("is not compared") == (1 if looks < 4 else 2)
 
 
 def test_there_is_one_controller_per_home(tmp_path: Path) -> None:

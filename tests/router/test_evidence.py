@@ -5,7 +5,7 @@ import pytest
 
 from proxy.log import Log
 from router.certificate import certificate
-from router.evidence import Pace, audit, drift, evidence, in_words, pace
+from router.evidence import Pace, audited, evidence, in_words, pace
 from router.parity import STEADY, parity
 from tests.router.conftest import insert, judged, known
 
@@ -47,7 +47,7 @@ def test_audits_are_judged_apart(log: Log) -> None:
     candidate = known(log)
     judged(log, candidate, [1.0] * 200)
     judged(log, candidate, [0.0] * 40, kind="audit")
-    assert audit(log, candidate).refuted
+    assert audited(log, candidate).parity.refuted
     assert evidence(log, candidate).parity.proven
 
 
@@ -90,12 +90,12 @@ def test_a_candidate_as_good_as_a_wavering_teacher_is_proved_and_not_taken_back(
     assert found.measured == 1040
     assert found.ceiling == pytest.approx(1 - 105 / 1040)
     judged(log, candidate, ([1.0] * 9 + [0.0]) * 100, kind="audit")
-    assert not audit(log, candidate).refuted
-    assert not drift(log, candidate).found
-    assert audit(log, candidate).margin == pytest.approx(0.05 + 105 / (1040 + STEADY))
+    assert not audited(log, candidate).parity.refuted
+    assert not audited(log, candidate).drift.found
+    assert audited(log, candidate).parity.margin == pytest.approx(0.05 + 105 / (1040 + STEADY))
     judged(log, candidate, [1.0, 0.0] * 30, kind="audit")
-    assert drift(log, candidate).found
-    assert not audit(log, candidate).refuted
+    assert audited(log, candidate).drift.found
+    assert not audited(log, candidate).parity.refuted
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,21 @@ from hypothesis import strategies as st
 from proxy.errors import BadInput, Refused
 from proxy.ids import ulid
 from proxy.log import Log
-from router.evidence import audit
+from router.evidence import audited
 from router.freezes import freeze
 from router.guardrails import GUARDED, Tried
-from router.lifecycle import Step, advance, fall, following, promote, publish, rise, rollback, route, standing
+from router.lifecycle import (
+    Step,
+    advance,
+    following,
+    from_shadow,
+    from_traffic,
+    promote,
+    publish,
+    rollback,
+    route,
+    standing,
+)
 from router.parity import Parity, parity
 from router.policy import Policy, PolicyWatcher, load_policy
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, candidates, certificate_of, move
@@ -32,30 +43,30 @@ SERVED = {"student-1": "http://127.0.0.1:1", "student-2": "http://127.0.0.1:2"}
 NOTHING = Tried(0, 0)
 
 
+@pytest.mark.parametrize(("shadowed", "wanted"), [(OPEN, None), (PROVEN, CANARY), (REFUTED, RETIRED)])
+def test_the_stage_that_a_proof_calls_for(shadowed: Parity, wanted: str | None) -> None:
+    step = from_shadow(shadowed, SETTINGS)
+    assert (step.stage if step else None) == wanted
+
+
 @pytest.mark.parametrize(
-    ("stage", "shadowed", "audited", "tried", "wanted"),
+    ("stage", "audited", "tried", "wanted"),
     [
-        (SHADOW, OPEN, OPEN, NOTHING, None),
-        (SHADOW, PROVEN, OPEN, NOTHING, CANARY),
-        (SHADOW, REFUTED, OPEN, NOTHING, RETIRED),
-        (CANARY, PROVEN, OPEN, Tried(3, 0), None),
-        (CANARY, PROVEN, OPEN, Tried(4, 0), LIVE),
-        (CANARY, PROVEN, OPEN, Tried(3, 1), LIVE),
-        (CANARY, PROVEN, OPEN, Tried(2, 2), RETIRED),
-        (CANARY, PROVEN, OPEN, Tried(0, 3), None),
-        (CANARY, PROVEN, REFUTED, Tried(4, 0), RETIRED),
-        (CANARY, REFUTED, OPEN, NOTHING, None),
-        (LIVE, PROVEN, PROVEN, Tried(99, 0), None),
-        (LIVE, PROVEN, OPEN, Tried(2, 2), None),
-        (LIVE, PROVEN, REFUTED, Tried(99, 0), RETIRED),
+        (CANARY, OPEN, NOTHING, None),
+        (CANARY, OPEN, Tried(3, 0), None),
+        (CANARY, OPEN, Tried(4, 0), LIVE),
+        (CANARY, OPEN, Tried(3, 1), LIVE),
+        (CANARY, OPEN, Tried(2, 2), RETIRED),
+        (CANARY, OPEN, Tried(0, 3), None),
+        (CANARY, REFUTED, Tried(4, 0), RETIRED),
+        (LIVE, PROVEN, Tried(99, 0), None),
+        (LIVE, OPEN, Tried(2, 2), None),
+        (LIVE, REFUTED, Tried(99, 0), RETIRED),
     ],
 )
-def test_the_stage_that_evidence_calls_for(
-    stage: str, shadowed: Parity, audited: Parity, tried: Tried, wanted: str | None
-) -> None:
-    step = rise(stage, 0.1, shadowed, tried, SETTINGS)
-    found = RETIRED if fall(stage, shadowed, audited, tried, SETTINGS) else step.stage if step else None
-    assert found == wanted
+def test_the_stage_that_traffic_calls_for(stage: str, audited: Parity, tried: Tried, wanted: str | None) -> None:
+    step = from_traffic(stage, 0.1, audited, tried, SETTINGS)
+    assert (step.stage if step else None) == wanted
 
 
 def test_a_ramp_takes_one_step_after_the_other() -> None:
@@ -377,7 +388,7 @@ def test_a_fall_after_many_good_audits_retires_before_the_whole_history_would(lo
     judged(log, candidate, [1.0] * 400, kind="audit")
     assert advance(log, candidate, SETTINGS) is None
     judged(log, candidate, [1.0, 1.0, 0.0] * 25, first=400, kind="audit")
-    assert not audit(log, candidate).refuted
+    assert not audited(log, candidate).parity.refuted
     assert "agreement fell to 0.6" in (advance(log, candidate, SETTINGS) or "")
     assert now(log).stage == RETIRED
 

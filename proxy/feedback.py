@@ -10,8 +10,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+from proxy import strict_json
 from proxy.errors import BadInput, envelope
 
 FEEDBACK = "/v1/feedback"
@@ -80,7 +81,7 @@ def _object(body: bytes) -> Mapping[str, Any]:
     if len(body) > MOST_BYTES:
         raise BadInput(f"the feedback is over {MOST_BYTES >> 20} MB: send the right answer alone")
     try:
-        fields = json.loads(body.decode(), object_pairs_hook=_distinct, parse_constant=_no_number)
+        fields = strict_json.read(body.decode())
     except (ValueError, RecursionError) as error:
         raise BadInput(f"the body is not JSON: {_why(error)}") from None
     if not isinstance(fields, dict):
@@ -118,17 +119,6 @@ def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, _FIELDS, n=1)
     meant = f"did you mean {near[0]!r}?" if near else f"use {', '.join(_FIELDS)}"
     return f"unknown field {name[:64]!r}: {meant}"
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field is there twice")
-    return fields
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
 
 
 def _why(error: Exception) -> str:

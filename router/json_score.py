@@ -4,14 +4,13 @@ Must not know tasks or settings: it is told which arrays are sets. A path of an 
 `[]` for "in each element": "items", "orders[].tags"; the empty path is the answer itself. A key with a dot has no path.
 """
 
-import json
-import math
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+from proxy import strict_json
 from router.matching import best_pairs
 
 Leaf = tuple[str, Hashable]
@@ -68,9 +67,7 @@ def json_agreement(teacher: str, candidate: str, sets: Collection[str] = ()) -> 
 def parse(answer: str) -> dict[str, Any] | list[Any] | None:
     """The object or array that an answer is, or None; a bare number or word is valid JSON but not an answer in JSON."""
     try:
-        value = json.loads(
-            answer, object_pairs_hook=_distinct_keys, parse_constant=_no_constant, parse_float=_finite_number
-        )
+        value = strict_json.read(answer)
     except (ValueError, RecursionError):  # also integers too long to convert, and absurdly deep nesting
         return None
     return value if isinstance(value, dict | list) else None
@@ -188,24 +185,6 @@ def _of_sets(wanted: list[Flat], given: list[Flat]) -> tuple[int, int]:
     most = 1 + sum(element.size for element in alone)
     pairs = best_pairs([[equal * most + shared for shared, equal in row] for row in found])
     return same + sum(found[i][j][0] for i, j in pairs), same + sum(found[i][j][1] for i, j in pairs)
-
-
-def _distinct_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("duplicate key")
-    return members
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite_number(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise ValueError("number out of range")
-    return value
 
 
 def _leaf(value: object) -> Leaf:

@@ -12,6 +12,26 @@ from tests.deployment import Deployment
 
 TASK = "sort-colours"
 WORDS: Mapping[str, str] = MappingProxyType({"red": "stop", "amber": "wait", "green": "go"})
+SETTINGS = """
+[proxy]
+workers = 2
+[spool]
+rotate_seconds = 0.2
+[router]
+canary_shares = [0.25, 0.5]
+canary_exchanges = 5
+max_slowdown = 0.0  # the teacher is a replay and answers at once
+{router}
+[distiller]
+base = "{base}"
+min_exchanges = 100
+epochs = 8
+learning_rate = 1e-2
+control_rows = 8
+[serving]
+port = {port}
+args = ["--max-num-seqs", "16"]
+"""
 
 
 def lamps(count: int) -> list[Row]:

@@ -10,33 +10,16 @@ import pytest
 from proxy.traffic_file import Row
 from tests.deployment import Deployment, deployed
 from tests.distiller.toy import build_toy
-from tests.lamps import TASK, WORDS, ask, lamps, stage
+from tests.lamps import SETTINGS, TASK, WORDS, ask, lamps, stage
 from tests.servers import eventually, free_port
 
 pytestmark = [pytest.mark.loop, pytest.mark.timeout(900)]
 
-SETTINGS = """
-[proxy]
-workers = 2
-[spool]
-rotate_seconds = 0.2
-[router]
-canary_shares = [0.25, 0.5]
-canary_exchanges = 5
+ROUTER = """
 holdback_share = 0.0  # every later row is the student's
-max_slowdown = 0.0  # the teacher is a replay and answers at once
 audit_share = 0.5
 [money]
 engine_hour = 1.0
-[distiller]
-base = "{base}"
-min_exchanges = 100
-epochs = 8
-learning_rate = 1e-2
-control_rows = 8
-[serving]
-port = {port}
-args = ["--max-num-seqs", "16"]
 """
 
 
@@ -44,7 +27,7 @@ def test_the_whole_loop(tmp_path: Path) -> None:
     traffic = lamps(900)
     base = tmp_path / "toy"
     build_toy(base, [row.messages[1]["content"] + row.answer for row in traffic[:200]])
-    settings = SETTINGS.format(base=base, port=free_port())
+    settings = SETTINGS.format(base=base, port=free_port(), router=ROUTER)
     with (
         deployed(tmp_path, traffic, settings) as still,
         openai.OpenAI(base_url=still.url, api_key="sk-client", max_retries=0) as client,

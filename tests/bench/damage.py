@@ -29,29 +29,9 @@ from router.prompt import student_messages
 from router.registry import candidates
 from tests.deployment import Deployment, deployed
 from tests.distiller.toy import build_toy
-from tests.lamps import TASK, WORDS, ask, lamps, stage
+from tests.lamps import SETTINGS, TASK, WORDS, ask, lamps, stage
 from tests.servers import eventually, free_port
 
-SETTINGS = """
-[proxy]
-workers = 2
-[spool]
-rotate_seconds = 0.5
-[router]
-canary_shares = [0.5]
-canary_exchanges = 10
-max_slowdown = 0.0
-audit_share = {audit}
-[distiller]
-base = "{base}"
-min_exchanges = 100
-epochs = 8
-learning_rate = 1e-2
-control_rows = 8
-[serving]
-port = {port}
-args = ["--max-num-seqs", "16"]
-"""
 LEARNED, BEFORE, MOST = 300, 200, 6000
 SETTLING = 6.0  # seconds
 # What the damaged student says instead, by colour; the rest it still answers as it learned to.
@@ -92,7 +72,7 @@ def _run(name: str, says: dict[str, str], audit: float) -> tuple[str, ...]:
     with tempfile.TemporaryDirectory() as made:
         folder, traffic, port = Path(made), lamps(3000), free_port()
         build_toy(folder / "toy", [row.messages[1]["content"] + row.answer for row in traffic[:200]])
-        settings = SETTINGS.format(base=folder / "toy", port=port, audit=audit)
+        settings = SETTINGS.format(base=folder / "toy", port=port, router=f"audit_share = {audit}")
         with (
             deployed(folder, traffic, settings) as still,
             openai.OpenAI(base_url=still.url, api_key="sk-client", max_retries=0) as client,

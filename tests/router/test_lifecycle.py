@@ -12,21 +12,11 @@ from hypothesis import strategies as st
 from proxy.errors import BadInput, Refused
 from proxy.ids import ulid
 from proxy.log import Log
+from router import lifecycle
 from router.evidence import audited
 from router.freezes import freeze
 from router.guardrails import GUARDED, Tried
-from router.lifecycle import (
-    Step,
-    advance,
-    following,
-    from_shadow,
-    from_traffic,
-    promote,
-    publish,
-    rollback,
-    route,
-    standing,
-)
+from router.lifecycle import Step, advance, following, promote, publish, rollback, route, standing
 from router.parity import Parity, parity
 from router.policy import Policy, PolicyWatcher, load_policy
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, candidates, certificate_of, move
@@ -45,7 +35,7 @@ NOTHING = Tried(0, 0)
 
 @pytest.mark.parametrize(("shadowed", "wanted"), [(OPEN, None), (PROVEN, CANARY), (REFUTED, RETIRED)])
 def test_the_stage_that_a_proof_calls_for(shadowed: Parity, wanted: str | None) -> None:
-    step = from_shadow(shadowed, SETTINGS)
+    step = lifecycle.from_shadow(shadowed, SETTINGS)
     assert (step.stage if step else None) == wanted
 
 
@@ -65,7 +55,7 @@ def test_the_stage_that_a_proof_calls_for(shadowed: Parity, wanted: str | None) 
     ],
 )
 def test_the_stage_that_traffic_calls_for(stage: str, audited: Parity, tried: Tried, wanted: str | None) -> None:
-    step = from_traffic(stage, 0.1, audited, tried, SETTINGS)
+    step = lifecycle.from_traffic(stage, 0.1, audited, tried, SETTINGS)
     assert (step.stage if step else None) == wanted
 
 

@@ -164,7 +164,7 @@ async def test_after_promotion_only_what_was_held_back_is_compared_and_is_eviden
         right: (1.0, True, pytest.approx(0.9), "billing", None, "holdback"),
         wrong: (0.0, True, pytest.approx(0.9), "shipping", None, "holdback"),
     }
-    after = evidence.audit(log, candidate)
+    after = evidence.audited(log, candidate).parity
     assert (after.n, after.mean) == (2, 0.5)
     assert evidence.evidence(log, candidate).shadowed == 0
 
@@ -240,7 +240,7 @@ async def test_an_audit_that_cannot_be_scored_is_no_verdict_and_is_paid_once(log
         failing: (0.0, False, None, "shipping", error, "audit"),
         right: (0.75, True, None, "billing", None, "audit"),
     }
-    assert evidence.audit(log, candidate).n == 1
+    assert evidence.audited(log, candidate).parity.n == 1
     assert log.query("SELECT count(*) FROM spend WHERE kind = 'audit'") == [(2,)]
 
 
@@ -309,7 +309,7 @@ async def test_what_a_teacher_will_never_answer_stands_in_nobodys_way(log: Log, 
     if final:
         assert verdicts(log)[exchange][:2] == (0.0, False)
         assert verdicts(log)[exchange][4] == f"the teacher answered {status}"
-    assert evidence.audit(log, candidate).n == 0
+    assert evidence.audited(log, candidate).parity.n == 0
     assert log.query("SELECT count(*) FROM spend") == [(0,)]
 
 

@@ -133,8 +133,7 @@ class Controller:
         if teacher is not None and not paired:
             share = audit_share(self._log, candidate, self._settings.audit_share)
             audited = await audit(self._log, teacher, candidate, share, BATCH, judge)
-        score_gold(self._log, candidate)
-        return compared + audited > 0
+        return compared + audited + score_gold(self._log, candidate) > 0
 
     async def _publish_changes(self, stop: asyncio.Event) -> None:
         """Follow the engine beside the rounds, which may take long; stages are published where they change."""

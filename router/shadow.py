@@ -41,12 +41,13 @@ WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ)
 # After promotion only who was held back, by a hash before anything was known, is a fair sample of the task.
 _HELD_BACK = f"AND ends_with(reason, ': {HELD_BACK}')"
 _UNAUDITED = """
-SELECT id, request, answer, tool_calls FROM exchanges e
+FROM exchanges e
 WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
   AND (answer IS NOT NULL OR tool_calls IS NOT NULL) AND hash(id) / 18446744073709551615 < ?
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
-ORDER BY id LIMIT ?
 """
+# The few are found by their ids first: the texts of all that wait would be read to sort them.
+_FEW = "FROM exchanges WHERE id IN (SELECT id {which} ORDER BY id LIMIT {limit:d}) ORDER BY id"
 # What a teacher will say again: recorded as not comparable, or such requests would stand before all others for ever.
 _FINAL = (400, 413, 422)
 
@@ -73,8 +74,8 @@ async def shadow(
     if score is None:
         return 0
     kind, which = ("shadow", "") if candidate.stage == SHADOW else ("holdback", _HELD_BACK)
-    found = f"SELECT id, request, answer {_UNSHADOWED} {which} ORDER BY id LIMIT {limit:d}"
-    rows = log.query(found, [candidate.task, candidate.card["data_until"], candidate.id])
+    few = _FEW.format(which=f"{_UNSHADOWED} {which}", limit=limit)
+    rows = log.query(f"SELECT id, request, answer {few}", [candidate.task, candidate.card["data_until"], candidate.id])
     again = drawn(log, [row[0] for row in rows], ceiling.share) if ceiling else set()
     known = measured(log, list(again), candidate)
     gate, costs = asyncio.Semaphore(concurrency), Costs()
@@ -122,7 +123,8 @@ async def audit(
     if score is None:
         return 0
     verdicts: list[Verdict] = []
-    for exchange, request, answer, calls in log.query(_UNAUDITED, [candidate.id, share, limit]):
+    due = f"SELECT id, request, answer, tool_calls {_FEW.format(which=_UNAUDITED, limit=limit)}"
+    for exchange, request, answer, calls in log.query(due, [candidate.id, share]):
         started = time.perf_counter()
         status, wanted = await teacher_answer(teacher, request)
         elapsed = (time.perf_counter() - started) * 1000

@@ -18,15 +18,20 @@ from distiller.examples import render_prompt
 from router.confidence import confidence
 
 BATCH = 16
+_DIGITS = 6  # of a kept log-probability: they go into the bundle with the holdout
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """An answer, the confidence in it (`router.confidence`), and whether it ended by itself before `max_tokens`."""
+    """An answer, the confidence in it (`router.confidence`), and whether it ended by itself before `max_tokens`.
+
+    `logprobs` has one number a token, end of turn included, in nats.
+    """
 
     text: str
     confidence: float
     finished: bool
+    logprobs: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,12 @@ def _answer(model: _Model, prompts: Sequence[Sequence[int]], max_tokens: int) ->
         ids, positions = best.indices[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
     return [
-        Generated(model.tokenizer.decode(row, skip_special_tokens=True), confidence(logs), _ended(row, model.stops))
+        Generated(
+            model.tokenizer.decode(row, skip_special_tokens=True),
+            confidence(logs),
+            _ended(row, model.stops),
+            tuple(round(log, _DIGITS) for log in logs),
+        )
         for row, logs in zip(tokens, logprobs, strict=True)
     ]
 

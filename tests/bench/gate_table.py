@@ -15,6 +15,7 @@ from router.coverage import choose_threshold, coverage_at, coverage_interval
 from router.evaluators import EVALUATORS, well_formed
 from router.parity import Parity, family_alpha, parity
 from router.said import Said
+from tests.bench.early import early, head
 
 RETENTION = 0.95
 Answers = Mapping[str, Any]
@@ -49,6 +50,7 @@ def table(found: Sequence[Answers], margin: float, alpha: float, seed: int) -> t
     lines += [f"| {one['set']} | not served: tools stay with the teacher |" for one in found if one["kind"] == "tools"]
     lines += [f"| {one['set']} | no student: {one['why']} |" for one in found if one["kind"] == "refused"]
     adversaries = [(why, answers["set"], judge(answers, margin, share)) for why, answers in _adversaries(found, seed)]
+    lines += ["", *head(), *(_early(answers) for answers in own)]
     lines += ["", *_MUST_DECLINE, *(_decline(*adversary) for adversary in adversaries)]
     wrong = sum(one.certified for *_, one in adversaries)
     notes = _NOTES.format(bar=1 - margin, alpha=share, retention=f"{RETENTION:.0%}")
@@ -81,6 +83,11 @@ def judge(answers: Answers, margin: float, alpha: float) -> Judged:
         ),
         calibration=f"{before.ece:.3f} -> {after.ece:.3f} ({len(calibrated)})" if before and after else "-",
     )
+
+
+def _early(answers: Answers) -> str:
+    _, verdicts, formed = _columns(answers, answers["test"])
+    return early(answers, verdicts, formed, RETENTION)
 
 
 def _columns(answers: Answers, rows: Sequence[Answers]) -> tuple[list[float], list[float], list[bool]]:
@@ -164,4 +171,6 @@ the task's form) at or above the threshold, which was proposed on earlier rows t
 all that could be served, as shadow does.
 ECE: calibration error before and after, on holdout rows the calibration did not see (how many could be served).
 covered at 95 %: the largest share of test rows the student could answer with a mean verdict of at least {retention} of
-the teacher's own (its recorded answer, so 1), most confident first; found in hindsight, no promise."""
+the teacher's own (its recorded answer, so 1), most confident first; found in hindsight, no promise.
+first k: were it decided after so many tokens, when nothing can be checked yet: the chance that a right answer (verdict
+1) is surer than a wrong one, and what is covered at 95 % so; whole: as it is decided, form and end checked."""

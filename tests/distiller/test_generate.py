@@ -68,6 +68,7 @@ def test_batches_answer_as_if_each_prompt_were_alone(base, monkeypatch):
                 logprobs.append(float(best.values))
         assert answer.text == tokenizer.decode(ids[start:], skip_special_tokens=True)
         assert answer.confidence == pytest.approx(confidence(logprobs), rel=1e-3)
+        assert answer.logprobs == pytest.approx(logprobs, rel=1e-2, abs=1e-4)
 
 
 def test_confidence_counts_the_end_of_turn(base, adapter):
@@ -76,7 +77,7 @@ def test_confidence_counts_the_end_of_turn(base, adapter):
     words = len(tokenizer("hardware")["input_ids"])
     [whole] = run(base, adapter, prompts(1))
     [cut] = run(base, adapter, prompts(1), max_tokens=words)
-    assert cut == replace(whole, confidence=cut.confidence, finished=False)
+    assert cut == replace(whole, confidence=cut.confidence, finished=False, logprobs=whole.logprobs[:-1])
     assert cut.confidence > whole.confidence
 
 

@@ -74,7 +74,8 @@ def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: P
     (tmp_path / "spool" / "quarantine" / "x.ndjson").write_bytes(line("ann", CANARY)[1][:-300])
     bundle = sealed(tmp_path / "students", "one", [mine[0][0], others[0][0]], [mine[1][0]], [f"{CANARY} 1", "stays 1"])
     known(log, bundle.id, card=dict(bundle.manifest["card"]), bundle=str(bundle.path))
-    log.query("INSERT INTO verdicts (exchange, verdict, yardstick_answer) VALUES (?, 0.5, ?)", [mine[2][0], CANARY])
+    both = "INSERT INTO verdicts (exchange, verdict, answer, yardstick_answer) VALUES ($1, 0.5, $2, $2)"
+    log.query(both, [mine[2][0], CANARY])
     back_up(tmp_path / "log" / "catalog.sqlite")
     (tmp_path / "log" / "damaged-1").mkdir()
     (tmp_path / "log" / "damaged-1" / "catalog.sqlite").write_text(CANARY)
@@ -94,9 +95,9 @@ def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: P
     ((linked, others_linked, known_by, usd),) = log.query(charges, names)
     assert (linked, others_linked, known_by, usd >= 600) == (0, 30, 61, True)
     assert log.query(
-        "SELECT verdict, v.yardstick_answer, s.usd FROM verdicts v "
+        "SELECT verdict, v.answer, v.yardstick_answer, s.usd FROM verdicts v "
         "JOIN spend s ON s.exchange = v.exchange AND s.id <> v.exchange"
-    ) == [(0.5, None, 10.0)]
+    ) == [(0.5, None, None, 10.0)]
     assert log.query("SELECT task, exchanges FROM carried") == [(TASK, 31)]
     (learned,) = done.learned
     assert (learned.student, learned.stage, learned.exchanges) == (bundle.id, "shadow", 1)

@@ -84,6 +84,20 @@ def verify(arguments: argparse.Namespace) -> int:
     return 0 if found.holds else 1
 
 
+def gold(arguments: argparse.Namespace) -> int:
+    """Import right answers to recorded exchanges from a file, one a line."""
+    from distiller.terminal import gold_summary
+    from proxy.names import load_people, require_names
+    from proxy.redact import Redactor
+    from router.gold_file import import_gold
+
+    settings = load_settings(arguments.config)
+    if settings.redaction.names:
+        require_names()
+    redactor = Redactor(settings.redaction, load_people() if settings.redaction.names else None)
+    return show(arguments, import_gold(opened_log(settings), arguments.file, redactor), gold_summary)
+
+
 def promote(arguments: argparse.Namespace) -> int:
     """Take a task's newest certified candidate one step on."""
     from functools import partial

@@ -17,7 +17,10 @@ from router.ledger import Report, TaskLine
 
 if TYPE_CHECKING:  # duckdb comes with it.
     from distiller.erase import Erased
+    from router.gold_file import Imported
     from router.verification import Verification
+
+_MOST_LINES = 20  # named of a file; --json names them all
 
 
 def as_json(value: Any) -> str:
@@ -205,6 +208,24 @@ def erased_summary(done: "Erased") -> None:
         console.print(f"{one.student} ({one.stage}) learned from {one.exchanges} of them: {one.advice}", soft_wrap=True)
     for note in done.notes:
         console.print(f"note: {note}", soft_wrap=True)
+
+
+def gold_summary(done: "Imported") -> None:
+    """`stillroom gold`: what was told, and the lines that are about nothing."""
+    console = Console()
+    console.print(
+        f"{_counted(done.lines, 'line')}: right answers to {_counted(done.exchanges, 'exchange')} in the log, "
+        f"{done.new:,} of them new"
+    )
+    if done.unmatched:
+        shown = ", ".join(map(str, done.unmatched[:_MOST_LINES]))
+        more = f" and {len(done.unmatched) - _MOST_LINES:,} more" if len(done.unmatched) > _MOST_LINES else ""
+        match = "matches" if len(done.unmatched) == 1 else "match"
+        console.print(f"{_counted(len(done.unmatched), 'line')} {match} none: {shown}{more}", soft_wrap=True)
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _limit(count: int | None) -> str:

@@ -68,6 +68,14 @@ def read_feedback(body: bytes) -> Feedback:
     return said
 
 
+def strict_json(text: bytes) -> Any:
+    """What a text says to every reader; BadInput, without quoting it, where one could read it otherwise than others."""
+    try:
+        return json.loads(text.decode(), object_pairs_hook=_distinct, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"not JSON: {_why(error)}") from None
+
+
 def named(request: str) -> str | None:
     """The exchange that a body names, whether it was taken or refused; None where nobody can tell."""
     with contextlib.suppress(ValueError, RecursionError, AttributeError):
@@ -80,9 +88,9 @@ def _object(body: bytes) -> Mapping[str, Any]:
     if len(body) > MOST_BYTES:
         raise BadInput(f"the feedback is over {MOST_BYTES >> 20} MB: send the right answer alone")
     try:
-        fields = json.loads(body.decode(), object_pairs_hook=_distinct, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"the body is not JSON: {_why(error)}") from None
+        fields = strict_json(body)
+    except BadInput as error:
+        raise BadInput(f"the body is {error}") from None
     if not isinstance(fields, dict):
         raise BadInput('the body must be a JSON object, such as {"exchange": "...", "score": 1}')
     return fields

@@ -23,6 +23,7 @@ from proxy.redact import Redactor
 from proxy.settings import SpoolSettings
 from proxy.spool import SpoolWriter
 from router.controller import only_one
+from router.gold_file import import_gold
 from router.registry import RETIRED, candidates
 from tests.distiller.test_holdings import golden, sealed
 from tests.logs import migrated
@@ -117,6 +118,20 @@ def about(exchange: str, tenant: str, comment: str, status: int = 200) -> tuple[
         status=status, response=respond("POST", ulid(), body, True)[1],
     )  # fmt: skip
     return one.id, one.line(Redactor(SECRETS_ONLY))
+
+
+def test_imported_right_answers_to_an_erased_exchange_go_with_it(log: Log, tmp_path: Path) -> None:
+    mine, more, others = line("ann", "mine"), line("ann", "more"), line("bob", "which queue?")
+    spooled(tmp_path, mine[1], more[1], others[1])
+    Ingest(log, tmp_path / "spool", 7, ten_dollars).run()
+    told = [{"exchange": mine[0], "answer": CANARY}, {"request": chat("more"), "answer": f"{CANARY} too"}]
+    file = tmp_path.parent / f"{tmp_path.name}.jsonl"  # The operator's own file is not ours to erase.
+    file.write_text("\n".join(map(json.dumps, [*told, {"exchange": others[0], "answer": "stays"}])))
+    assert import_gold(log, file, Redactor(SECRETS_ONLY)).new == 3
+    assert holding(tmp_path, CANARY)
+    assert erase(home(tmp_path), "ann").exchanges == 4
+    assert holding(tmp_path, CANARY) == set()
+    assert log.query("SELECT exchange, answer FROM feedback") == [(others[0], "stays")]
 
 
 def test_feedback_about_an_erased_exchange_goes_with_it(log: Log, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from distiller.terminal import (
     as_json,
     distilled_summary,
     erased_summary,
+    gold_summary,
     keys_table,
     money,
     progress,
@@ -20,6 +21,7 @@ from proxy.keys import Key
 from proxy.limits import Limits, Standing
 from router.calibration import Calibration, calibrate
 from router.coverage import Plan, Threshold, choose_threshold
+from router.gold_file import Imported
 from router.ledger import Report, TaskLine
 
 LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3)
@@ -114,6 +116,15 @@ def test_an_erasure_names_the_students_and_what_to_do(capsys: pytest.CaptureFixt
     assert "note: one note" in shown
     erased_summary(Erased(0, 0, 0, 0, 0, 0, 0, (), ()))
     assert capsys.readouterr().out == "nothing of this user was found\n"
+
+
+def test_an_import_names_lines_that_match_nothing_but_not_thousands(capsys: pytest.CaptureFixture[str]) -> None:
+    gold_summary(Imported(1, 1, 0, ()))
+    assert capsys.readouterr().out == "1 line: right answers to 1 exchange in the log, 0 of them new\n"
+    gold_summary(Imported(3000, 0, 0, tuple(range(1, 3001))))
+    shown = capsys.readouterr().out
+    assert "3,000 lines match none: 1, 2, 3," in shown
+    assert shown.endswith(", 20 and 2,980 more\n")
 
 
 def distilled(threshold: Threshold | None, calibration: Calibration) -> SimpleNamespace:

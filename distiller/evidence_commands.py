@@ -5,6 +5,7 @@ Must not judge: each asks the router and prints. Heavy imports wait inside the c
 
 import argparse
 import json
+from dataclasses import asdict
 
 from distiller.command_tools import opened_log, republish, sentence, show
 from distiller.settings import load_settings
@@ -17,6 +18,7 @@ def status(arguments: argparse.Namespace) -> int:
     from router.gold import ignored
     from router.lifecycle import standing
     from router.registry import candidates
+    from router.similarity import alike
     from router.templates import changes
 
     settings = load_settings(arguments.config)
@@ -32,6 +34,7 @@ def status(arguments: argparse.Namespace) -> int:
     changed = [change.words for change in changes(log, known)]
     shown = {"engine": state, "candidates": found, "frozen": ice, "changed": changed}
     shown["feedback_ignored"] = ignored(log)
+    shown["similarity"] = {one.id: asdict(seen) for one in known if (seen := alike(log, one))}
     return show(arguments, shown, status_table)
 
 

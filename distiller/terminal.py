@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -20,6 +21,9 @@ if TYPE_CHECKING:  # duckdb comes with it.
     from router.gold_file import Imported
     from router.verification import Verification
 
+_JUDGED: Mapping[str, str] = MappingProxyType(
+    {"good": "where the candidate's was judged no worse", "worse": "where it was judged worse"}
+)
 _MOST_LINES = 20  # named of a file; --json names them all
 
 
@@ -118,8 +122,19 @@ def status_table(status: Mapping[str, Any]) -> None:
     console.print(table)
     for candidate in status["candidates"]:
         _feedback_lines(console, candidate["candidate"], candidate["feedback"])
+    for name, seen in status["similarity"].items():
+        if seen["judged"]:
+            console.print(_similarity_line(name, seen))
     if status["feedback_ignored"]:
         console.print(f"{status['feedback_ignored']} feedbacks name another tenant's exchange, or none in the log")
+
+
+def _similarity_line(name: str, seen: Mapping[str, Any]) -> str:
+    parts = [f"{seen[key]:.2f} {where}" for key, where in _JUDGED.items() if seen[key] is not None]
+    return (
+        f"{name}: how alike the two answers look, 0 to 1, in the newest {seen['judged']} that were judged: "
+        f"{', '.join(parts)}; this decides nothing"
+    )
 
 
 def _feedback_lines(console: Console, name: str, said: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from proxy.deciding import Asked
 from proxy.ids import ulid
 from proxy.log import Log
 from router.decide import Router
+from router.evaluators import JUDGE
 from router.lifecycle import advance, promote, publish
 from router.policy import PolicyWatcher, load_policy
 from router.registry import CANARY, move
@@ -93,6 +94,19 @@ def test_the_stages_are_shown(config: Path, log: Log, capsys: pytest.CaptureFixt
     assert shown["engine"]["state"] == "not started"
     assert (shown["feedback_ignored"], shown["candidates"][0]["feedback"]["scored"]) == (0, 0)
     assert [(line["candidate"], line["stage"]) for line in shown["candidates"]] == [("student-1", "shadow")]
+    assert shown["similarity"] == {}
+
+
+def test_where_a_judge_decides_it_is_shown_how_alike_the_answers_look(
+    config: Path, log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (exchange,) = insert(log, ["x"], answer="Refund it.")
+    judged(log, known(log, evaluator=JUDGE), [1.0], exchange=exchange, answer="Ship.")
+    assert run(config, "status", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["similarity"] == {"student-1": {"judged": 1, "good": 0.0, "worse": None}}
+    assert run(config, "status") == 0
+    assert "how alike the two answers look" in capsys.readouterr().out
 
 
 def test_a_task_is_frozen_shown_and_thawed(config: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,7 @@ def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str])
             "frozen": ice,
             "changed": ["triage-2: its instructions changed"],
             "feedback_ignored": 0,
+            "similarity": {"s-1": {"judged": 0, "good": None, "worse": None}},
         }
     )
     shown = capsys.readouterr().out
@@ -64,6 +65,7 @@ def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str])
     assert "frozen: triage, since 2026-01-31T12:00: audit week" in shown
     assert "triage-2: its instructions changed" in shown
     assert "feedback" not in shown
+    assert "alike" not in shown
 
 
 def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +75,8 @@ def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monk
         "teacher_right": 0.5,
     }  # fmt: skip
     line = {"task": "t", "candidate": "s-1", "stage": "live", "reason": "r", "verdict": "v", "next": "n"}
-    shown_too = {"frozen": {}, "changed": [], "feedback_ignored": 2}
+    seen = {"judged": 7, "good": 0.75, "worse": None}
+    shown_too = {"frozen": {}, "changed": [], "feedback_ignored": 2, "similarity": {"s-1": seen}}
     status_table({"engine": {"state": "up"}, "candidates": [line | {"feedback": said}], **shown_too})
     shown = capsys.readouterr().out
     assert (
@@ -81,6 +84,9 @@ def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monk
     )
     assert "s-1: 3 of its answers were scored, 0.50 on average, 1 complaints" in shown
     assert "2 feedbacks name another tenant's exchange" in shown
+    assert "in the newest 7 that were judged: 0.75 where the candidate's was judged no worse; this" in " ".join(
+        shown.split()
+    )
 
 
 def test_progress_is_lines_by_quarters_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,20 +116,20 @@ def _line(number: int, text: bytes, redactor: Redactor) -> Line:
     said = read_feedback(_body(line["exchange"] if named else ulid(), answer))
     if named:
         return Line(number, answer, said.exchange)
-    request = _recorded(line["request"], redactor)
+    body = json.dumps(_chat(line["request"])).encode()
+    request = json.loads(redactor.exchange(body, b"")[0])
     fields = tuple(name for name in _ASKED if name in request)
-    return Line(number, answer, None, fields, _asked(request, fields))
+    # Beside what was asked, as what that shows to be somebody's name is one in the answer too.
+    _, beside = redactor.exchange(body, json.dumps({"answer": answer}).encode())
+    return Line(number, json.loads(beside)["answer"], None, fields, _asked(request, fields))
 
 
-def _recorded(request: Any, redactor: Redactor) -> Mapping[str, Any]:
-    """A chat body, or its messages alone, as it would have been recorded."""
+def _chat(request: Any) -> dict[str, Any]:
     body = {"messages": request} if isinstance(request, list) else request
     messages = body.get("messages") if isinstance(body, dict) else None
     if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
         raise BadInput("request must be the messages that were sent, or the body of a chat completion with them")
-    redacted, _ = redactor.exchange(json.dumps(body).encode(), b"")
-    found: Mapping[str, Any] = json.loads(redacted)
-    return found
+    return body
 
 
 def _asked(body: Mapping[str, Any], fields: Sequence[str]) -> str:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from proxy.errors import BadInput
 from proxy.ids import ulid
 from proxy.log import Log
-from proxy.patterns import SECRETS_ONLY, Redaction
+from proxy.patterns import SECRETS_ONLY, Finder, Redaction
 from proxy.redact import Redactor
 from router.gold import ignored, score_gold
 from router.gold_file import Imported, import_gold, read_gold
@@ -114,6 +115,20 @@ def test_redacted_requests_are_found_whatever_else_was_redacted_in_them(log: Log
     assert answers(log) == {exchange: "to [EMAIL_1]"}
     assert other not in answers(log)
     assert not [row for row in everything(log) if "ann@example.org" in str(row)]
+
+
+def test_who_is_named_in_the_request_is_named_in_the_answer_too(log: Log, tmp_path: Path) -> None:
+    def people(texts: list[str]) -> Finder:
+        told = {found for text in texts for found in re.findall(r"I am (\w+)", text)}
+        return lambda text: (found.span() for found in re.finditer(r"\w+", text) if found[0] in told)
+
+    redactor = Redactor(Redaction(names=True), people)
+    request, _ = redactor.exchange(json.dumps({"messages": chat("I am Ann")}).encode(), b"{}")
+    (exchange,) = insert(log, ["x"], request=bytes(request).decode())
+    file = written(tmp_path, {"request": chat("I am Ann"), "answer": "Dear Ann"})
+    assert import_gold(log, file, redactor) == Imported(1, 1, 1, ())
+    assert answers(log) == {exchange: "Dear [NAME_1]"}
+    assert not [row for row in everything(log) if "Ann" in str(row)]
 
 
 def test_two_answers_to_one_exchange_are_refused_and_nothing_is_told(log: Log, tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             made.add_argument("--without-examples", action="store_true", help="quote no recorded traffic")
     made = add("verify", "stillroom verify certificate.json", shared, scripted)
     made.add_argument("file", type=Path, metavar="FILE", help="from `stillroom certificate TASK --output FILE`")
+    made = add("gold", "stillroom gold answers.jsonl", shared, scripted)
+    line = 'JSON Lines: {"exchange": ID, "answer": TEXT} or {"request": MESSAGES or chat body, "answer": TEXT}'
+    made.add_argument("file", type=Path, metavar="FILE", help=line)
     made = add("keys", "stillroom keys create billing-bot --model gpt-4o --budget 50", shared, scripted)
     made.add_argument("action", choices=["create", "list", "revoke"])
     made.add_argument("name", metavar="NAME", nargs="?", help="who the key is for")

@@ -5,8 +5,8 @@ files under the home folder and the log's data path; the catalog's backups are m
 set aside are deleted. One that was under way is spooled later: so the erasure is kept in mind for a day, by digest, and
 `redo`, which the controller calls every hour, finds such an exchange and ends likewise; the same for a distillation
 that had read the rows already. Money and verdicts stay, and so does the report: they get a made-up id in place of the
-exchange's, and answers in verdicts go. Feedback about an erased exchange goes with it. Weights cannot be edited: the
-students are named, with what to do about them.
+exchange's, and answers in verdicts go. Feedback about an erased exchange goes with it, also where a file told it, but
+the file is not ours. Weights cannot be edited: the students are named, with what to do about them.
 
 What it cannot find. Who is meant only in a prompt's text; an id that redaction took out before the exchange was kept,
 since its placeholder tells nothing of it; rows of a student's holdout whose exchange retention has dropped from the log

@@ -5,6 +5,7 @@ Must not judge: each asks the router and prints. Heavy imports wait inside the c
 
 import argparse
 import json
+from dataclasses import asdict
 
 from distiller.command_tools import opened_log, republish, sentence, show
 from distiller.settings import load_settings
@@ -17,6 +18,7 @@ def status(arguments: argparse.Namespace) -> int:
     from router.gold import ignored
     from router.lifecycle import standing
     from router.registry import candidates
+    from router.similarity import alike
     from router.templates import changes
 
     settings = load_settings(arguments.config)
@@ -32,6 +34,7 @@ def status(arguments: argparse.Namespace) -> int:
     changed = [change.words for change in changes(log, known)]
     shown = {"engine": state, "candidates": found, "frozen": ice, "changed": changed}
     shown["feedback_ignored"] = ignored(log)
+    shown["similarity"] = {one.id: asdict(seen) for one in known if (seen := alike(log, one))}
     return show(arguments, shown, status_table)
 
 
@@ -82,6 +85,20 @@ def verify(arguments: argparse.Namespace) -> int:
     found = check(opened_log(settings), document, settings.certificate_key, settings.router.slice_floor)
     show(arguments, found, verification_table)
     return 0 if found.holds else 1
+
+
+def gold(arguments: argparse.Namespace) -> int:
+    """Import right answers to recorded exchanges from a file, one a line."""
+    from distiller.terminal import gold_summary
+    from proxy.names import load_people, require_names
+    from proxy.redact import Redactor
+    from router.gold_file import import_gold
+
+    settings = load_settings(arguments.config)
+    if settings.redaction.names:
+        require_names()
+    redactor = Redactor(settings.redaction, load_people() if settings.redaction.names else None)
+    return show(arguments, import_gold(opened_log(settings), arguments.file, redactor), gold_summary)
 
 
 def promote(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,7 +18,13 @@ from router.ledger import Report, TaskLine
 
 if TYPE_CHECKING:  # duckdb comes with it.
     from distiller.erase import Erased
+    from router.gold_file import Imported
     from router.verification import Verification
+
+_JUDGED: Mapping[str, str] = MappingProxyType(
+    {"good": "where the candidate's was judged no worse", "worse": "where it was judged worse"}
+)
+_MOST_LINES = 20  # named of a file; --json names them all
 
 
 def as_json(value: Any) -> str:
@@ -115,8 +122,19 @@ def status_table(status: Mapping[str, Any]) -> None:
     console.print(table)
     for candidate in status["candidates"]:
         _feedback_lines(console, candidate["candidate"], candidate["feedback"])
+    for name, seen in status["similarity"].items():
+        if seen["judged"]:
+            console.print(_similarity_line(name, seen))
     if status["feedback_ignored"]:
         console.print(f"{status['feedback_ignored']} feedbacks name another tenant's exchange, or none in the log")
+
+
+def _similarity_line(name: str, seen: Mapping[str, Any]) -> str:
+    parts = [f"{seen[key]:.2f} {where}" for key, where in _JUDGED.items() if seen[key] is not None]
+    return (
+        f"{name}: how alike the two answers look, 0 to 1, in the newest {seen['judged']} that were judged: "
+        f"{', '.join(parts)}; this decides nothing"
+    )
 
 
 def _feedback_lines(console: Console, name: str, said: Mapping[str, Any]) -> None:
@@ -205,6 +223,24 @@ def erased_summary(done: "Erased") -> None:
         console.print(f"{one.student} ({one.stage}) learned from {one.exchanges} of them: {one.advice}", soft_wrap=True)
     for note in done.notes:
         console.print(f"note: {note}", soft_wrap=True)
+
+
+def gold_summary(done: "Imported") -> None:
+    """`stillroom gold`: what was told, and the lines that are about nothing."""
+    console = Console()
+    console.print(
+        f"{_counted(done.lines, 'line')}: right answers to {_counted(done.exchanges, 'exchange')} in the log, "
+        f"{done.new:,} of them new"
+    )
+    if done.unmatched:
+        shown = ", ".join(map(str, done.unmatched[:_MOST_LINES]))
+        more = f" and {len(done.unmatched) - _MOST_LINES:,} more" if len(done.unmatched) > _MOST_LINES else ""
+        match = "matches" if len(done.unmatched) == 1 else "match"
+        console.print(f"{_counted(len(done.unmatched), 'line')} {match} none: {shown}{more}", soft_wrap=True)
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _limit(count: int | None) -> str:

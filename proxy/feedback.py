@@ -81,9 +81,9 @@ def _object(body: bytes) -> Mapping[str, Any]:
     if len(body) > MOST_BYTES:
         raise BadInput(f"the feedback is over {MOST_BYTES >> 20} MB: send the right answer alone")
     try:
-        fields = strict_json.read(body.decode())
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"the body is not JSON: {_why(error)}") from None
+        fields = strict_json.read(body)
+    except BadInput as error:
+        raise BadInput(f"the body is {error}") from None
     if not isinstance(fields, dict):
         raise BadInput('the body must be a JSON object, such as {"exchange": "...", "score": 1}')
     return fields
@@ -119,10 +119,3 @@ def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name, _FIELDS, n=1)
     meant = f"did you mean {near[0]!r}?" if near else f"use {', '.join(_FIELDS)}"
     return f"unknown field {name[:64]!r}: {meant}"
-
-
-def _why(error: Exception) -> str:
-    """Without what was sent: the message goes into a log."""
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
-    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -28,7 +28,7 @@ _log = logging.getLogger("stillroom.ingest")
 
 TOGETHER = 64  # segments in one transaction: few commits when there is much to catch up with
 
-_RECORD = {
+RECORD = {
     "id": "VARCHAR", "ts": "TIMESTAMPTZ", "method": "VARCHAR", "path": "VARCHAR", "query": "VARCHAR",
     "task_header": "VARCHAR", "request_headers": "VARCHAR", "request": "VARCHAR", "request_encoding": "VARCHAR",
     "request_bytes": "BIGINT", "status": "INTEGER", "response_headers": "VARCHAR", "response": "VARCHAR",
@@ -37,6 +37,7 @@ _RECORD = {
     "first_byte_ms": "DOUBLE", "latency_ms": "DOUBLE",
     "tenant": "VARCHAR", "deployment": "VARCHAR", "attempts": "INTEGER",  # not in segments of before
 }  # fmt: skip
+"""What a line of a segment holds: all of it but the header is a column of `exchanges` too."""
 _NULLS = FunctionNullHandling.SPECIAL  # Unknown counts reach the function as None.
 _DERIVED = (
     "STRUCT(task VARCHAR, model VARCHAR, answer VARCHAR, tool_calls VARCHAR, finish_reason VARCHAR, "
@@ -72,7 +73,7 @@ FROM (
                  maximum_object_size = 1073741824) AS r
   WHERE {_WHOLE}
 )
-""".replace("$columns", "{" + ", ".join(f"{key}: '{kind}'" for key, kind in _RECORD.items()) + "}")
+""".replace("$columns", "{" + ", ".join(f"{key}: '{kind}'" for key, kind in RECORD.items()) + "}")
 _TRY_OUT = (
     f"SELECT count(*), bit_xor(hash(records)) FROM (SELECT * {_RECORDS}) AS records"  # So that every column is read.
 )

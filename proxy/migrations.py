@@ -31,8 +31,9 @@ CREATE TABLE IF NOT EXISTS exchanges (
 )"""
 
 
-# Of each exchange the last score, right answer and comment that its own tenant gave; `gold` is the id of the feedback
-# that has the answer. What names another tenant's exchange, or none that is here, is in no row.
+# Of each exchange the last score, right answer and comment that its own tenant gave, or the operator in its place;
+# `gold` is the id of the feedback that has the answer. What names another tenant's exchange, or none that is here, is
+# in no row.
 FEEDBACK_VIEW = """
 CREATE VIEW IF NOT EXISTS feedback AS
 SELECT e.id AS exchange, e.task, e.tenant, e.served_by, max(f.ts) AS ts, arg_max(f.score, f.id) AS score,

@@ -8,10 +8,16 @@ import json
 import math
 from typing import Any, NoReturn
 
+from proxy.errors import BadInput
 
-def read(text: str) -> Any:
-    """The value; ValueError, which repeats no string of the text, or RecursionError where it nests too deeply."""
-    return json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_number, parse_float=_finite)
+
+def read(text: str | bytes) -> Any:
+    """The value; BadInput with why it is none, without what was sent: the message goes into a log."""
+    try:
+        plain = text.decode() if isinstance(text, bytes) else text
+        return json.loads(plain, object_pairs_hook=_distinct, parse_constant=_no_number, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"not JSON: {_why(error)}") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -30,3 +36,9 @@ def _finite(digits: str) -> float:
     if not math.isfinite(value):
         raise ValueError("a number is out of range")
     return value
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)

@@ -10,16 +10,18 @@ Candes, Jordan & Lei 2025, "Learn then test", Annals of Applied Statistics 19(2)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, inf, log
+from math import ceil, inf, log, nextafter
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.optimize import brentq
+from scipy.special import betaln, xlog1py, xlogy
 
 from proxy.errors import BadInput
 from router.parity import BETS, log_wealth, lower_bound
 
 FEWEST = 30  # covered holdout rows below which no threshold is proposed
+PRIOR = 0.5  # of the beta prior that the coverage interval mixes over: both ends are as well known as the middle
 STARTS = 4  # of sequences of thresholds: an unlucky top does not hide a good rest
 
 Numbers = Sequence[float] | NDArray[np.float64]
@@ -109,12 +111,30 @@ def net_saving(coverage: float, proof: int | None, plan: Plan) -> float:
 
 
 def coverage_interval(covered: int, total: int, alpha: float) -> tuple[float, float]:
-    """Two-sided Clopper-Pearson interval for the covered share of exchanges, at confidence 1 - alpha."""
+    """Limits in [0, 1] of the covered share of exchanges; at confidence 1 - alpha they hold at all looks together.
+
+    The shares p under which the count is not too surprising: its likelihood, mixed over a Beta(1/2, 1/2) prior, is less
+    than 1 / alpha times that under p. Under the true p that ratio is a martingale from 1, which Ville's inequality
+    bounds over all looks (Robbins 1970, "Statistical methods related to the law of the iterated logarithm", Annals of
+    Mathematical Statistics 41(5); Howard, Ramdas, McAuliffe & Sekhon 2021, "Time-uniform, nonparametric,
+    nonasymptotic confidence sequences", Annals of Statistics 49(2)). It takes an exchange to be covered with the same
+    probability whatever came before. BadInput for counts or an alpha that cannot be.
+    """
     if not (0 <= covered <= total and 0 < alpha < 1):
         raise BadInput(f"{covered} covered of {total} at alpha {alpha}: use 0 <= covered <= total and 0 < alpha < 1")
-    lower = beta.ppf(alpha / 2, covered, total - covered + 1) if covered else 0.0
-    upper = beta.ppf(1 - alpha / 2, covered + 1, total - covered) if covered < total else 1.0
-    return float(lower), float(upper)
+    least = float(betaln(covered + PRIOR, total - covered + PRIOR) - betaln(PRIOR, PRIOR)) + log(alpha)
+    return _least_likely(covered, total, least), 1 - _least_likely(total - covered, total, least)
+
+
+def _least_likely(count: int, total: int, least: float) -> float:
+    """The share below the counted one at which the count's log-likelihood, which rises up to there, is `least`."""
+    if not count:
+        return 0.0
+
+    def above(share: float) -> float:
+        return float(xlogy(count, share) + xlog1py(total - count, -share)) - least
+
+    return float(brentq(above, nextafter(0, 1), count / total))
 
 
 def _by_confidence(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy import strict_json
+from proxy.errors import BadInput
 from router.matching import best_pairs
 
 Leaf = tuple[str, Hashable]
@@ -68,7 +69,7 @@ def parse(answer: str) -> dict[str, Any] | list[Any] | None:
     """The object or array that an answer is, or None; a bare number or word is valid JSON but not an answer in JSON."""
     try:
         value = strict_json.read(answer)
-    except (ValueError, RecursionError):  # also integers too long to convert, and absurdly deep nesting
+    except BadInput:
         return None
     return value if isinstance(value, dict | list) else None
 

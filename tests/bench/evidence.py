@@ -7,6 +7,7 @@ know the log: it feeds the statistics of `router.parity`, `router.drift` and `ro
 """
 
 import argparse
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from math import inf, log, sqrt
@@ -241,16 +242,32 @@ def coverage(seed: int, candidates: int) -> None:
         rows.append((f"{mean:.2f}", percent(low, candidates), percent(high, candidates), f"{ALPHA:.1%} each"))
     table(f"Runs in which the true mean ever leaves its bounds, of {candidates:,} with {HORIZON:,} looks",
         ("true mean", "below the lower", "above the upper", "at most"), rows)  # fmt: skip
-    rows = []
-    looks = (50, 100, 200, 500, 1_000, 2_000)
-    limits = {n: np.array([coverage_interval(k, n, ALPHA) for k in range(n + 1)]) for n in looks}
+    rows, n = [], np.arange(1, HORIZON + 1)
     for share in (0.3, 0.8, 0.97):
         counts = (np.random.default_rng(seed).random((candidates, HORIZON)) < share).cumsum(axis=1, dtype=np.int32)
-        out = [(limits[n][counts[:, n - 1], 0] > share) | (limits[n][counts[:, n - 1], 1] < share) for n in looks]
-        rows.append((f"{share:.2f}", percent(int(out[3].sum()), candidates),
-                     percent(int(np.any(out, axis=0).sum()), candidates), f"{ALPHA:.1%} at one look"))  # fmt: skip
-    table(f"Runs in which the true coverage leaves its interval, of {candidates:,}",
-        ("true coverage", "at 500 exchanges", "at any of six looks", "at most"), rows)  # fmt: skip
+        within = np.array([counts_that_hold(share, look) for look in range(1, HORIZON + 1)])
+        left = (counts < within[:, 0]) | (counts > within[:, 1])
+        exact = (counts < binom.ppf(ALPHA / 2, n, share)) | (counts > binom.isf(ALPHA / 2, n, share))
+        rows.append((
+            f"{share:.2f}", *(percent(int(found.any(axis=1).sum()), candidates) for found in (left, exact)),
+            f"{ALPHA:.1%}", f"{width(500, share):.3f}", f"{np.ptp(binom.interval(1 - ALPHA, 500, share)) / 500:.3f}",
+        ))  # fmt: skip
+    table(f"Runs in which the true coverage ever leaves its interval, of {candidates:,} with {HORIZON:,} looks",
+        ("true coverage", "ours", "Clopper & Pearson's, made for one look", "at most", "width of ours at 500 exchanges",
+         "of an exact one"), rows)  # fmt: skip
+
+
+def counts_that_hold(share: float, n: int) -> tuple[int, int]:
+    """The fewest and the most covered exchanges of n whose interval has the true share in it."""
+    counts = range(n + 1)
+    fewest = bisect_left(counts, True, key=lambda k: coverage_interval(k, n, ALPHA)[1] >= share)
+    return fewest, bisect_left(counts, True, key=lambda k: coverage_interval(k, n, ALPHA)[0] > share) - 1
+
+
+def width(n: int, share: float) -> float:
+    """Of the interval that the expected count gives."""
+    low, high = coverage_interval(round(n * share), n, ALPHA)
+    return high - low
 
 
 def percent(count: int, of: int) -> str:

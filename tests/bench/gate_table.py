@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
+from scipy.stats import binomtest
+
 from router.calibration import apply, calibrate
-from router.coverage import choose_threshold, coverage_at, coverage_interval
+from router.coverage import choose_threshold, coverage_at
 from router.evaluators import EVALUATORS, well_formed
 from router.parity import Parity, family_alpha, parity
 from router.said import Said
@@ -77,7 +79,7 @@ def judge(answers: Answers, margin: float, alpha: float) -> Judged:
         threshold=found.value if found else None,
         covered=len(covered),
         rows=len(verdicts),
-        interval=coverage_interval(len(covered), len(verdicts), alpha),
+        interval=tuple(binomtest(len(covered), len(verdicts)).proportion_ci(1 - alpha)),  # exact: looked at once
         at_retention=coverage_at(
             list(compress(served, formed)), list(compress(verdicts, formed)), RETENTION, of=len(verdicts)
         ),

@@ -23,6 +23,7 @@ from proxy.redact import Redactor
 from proxy.settings import SpoolSettings
 from proxy.spool import SpoolWriter
 from router.controller import only_one
+from router.gold_file import import_gold
 from router.registry import RETIRED, candidates
 from tests.distiller.test_holdings import golden, sealed
 from tests.logs import migrated
@@ -74,7 +75,8 @@ def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: P
     (tmp_path / "spool" / "quarantine" / "x.ndjson").write_bytes(line("ann", CANARY)[1][:-300])
     bundle = sealed(tmp_path / "students", "one", [mine[0][0], others[0][0]], [mine[1][0]], [f"{CANARY} 1", "stays 1"])
     known(log, bundle.id, card=dict(bundle.manifest["card"]), bundle=str(bundle.path))
-    log.query("INSERT INTO verdicts (exchange, verdict, yardstick_answer) VALUES (?, 0.5, ?)", [mine[2][0], CANARY])
+    both = "INSERT INTO verdicts (exchange, verdict, answer, yardstick_answer) VALUES ($1, 0.5, $2, $2)"
+    log.query(both, [mine[2][0], CANARY])
     back_up(tmp_path / "log" / "catalog.sqlite")
     (tmp_path / "log" / "damaged-1").mkdir()
     (tmp_path / "log" / "damaged-1" / "catalog.sqlite").write_text(CANARY)
@@ -94,9 +96,9 @@ def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: P
     ((linked, others_linked, known_by, usd),) = log.query(charges, names)
     assert (linked, others_linked, known_by, usd >= 600) == (0, 30, 61, True)
     assert log.query(
-        "SELECT verdict, v.yardstick_answer, s.usd FROM verdicts v "
+        "SELECT verdict, v.answer, v.yardstick_answer, s.usd FROM verdicts v "
         "JOIN spend s ON s.exchange = v.exchange AND s.id <> v.exchange"
-    ) == [(0.5, None, 10.0)]
+    ) == [(0.5, None, None, 10.0)]
     assert log.query("SELECT task, exchanges FROM carried") == [(TASK, 31)]
     (learned,) = done.learned
     assert (learned.student, learned.stage, learned.exchanges) == (bundle.id, "shadow", 1)
@@ -116,6 +118,20 @@ def about(exchange: str, tenant: str, comment: str, status: int = 200) -> tuple[
         status=status, response=respond("POST", ulid(), body, True)[1],
     )  # fmt: skip
     return one.id, one.line(Redactor(SECRETS_ONLY))
+
+
+def test_imported_right_answers_to_an_erased_exchange_go_with_it(log: Log, tmp_path: Path) -> None:
+    mine, more, others = line("ann", "mine"), line("ann", "more"), line("bob", "which queue?")
+    spooled(tmp_path, mine[1], more[1], others[1])
+    Ingest(log, tmp_path / "spool", 7, ten_dollars).run()
+    told = [{"exchange": mine[0], "answer": CANARY}, {"request": chat("more"), "answer": f"{CANARY} too"}]
+    file = tmp_path.parent / f"{tmp_path.name}.jsonl"  # The operator's own file is not ours to erase.
+    file.write_text("\n".join(map(json.dumps, [*told, {"exchange": others[0], "answer": "stays"}])))
+    assert import_gold(log, file, Redactor(SECRETS_ONLY)).new == 3
+    assert holding(tmp_path, CANARY)
+    assert erase(home(tmp_path), "ann").exchanges == 4
+    assert holding(tmp_path, CANARY) == set()
+    assert log.query("SELECT exchange, answer FROM feedback") == [(others[0], "stays")]
 
 
 def test_feedback_about_an_erased_exchange_goes_with_it(log: Log, tmp_path: Path) -> None:

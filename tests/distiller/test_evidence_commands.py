@@ -8,15 +8,17 @@ import pytest
 
 from distiller.settings import load_settings
 from proxy.deciding import Asked
+from proxy.ids import ulid
 from proxy.log import Log
 from router.decide import Router
+from router.evaluators import JUDGE
 from router.lifecycle import advance, promote, publish
 from router.policy import PolicyWatcher, load_policy
 from router.registry import CANARY, move
 from router.settings import RouterSettings
 from stillroom import main
 from tests.logs import migrated
-from tests.router.conftest import PATH, TASK, chat, judged, known
+from tests.router.conftest import PATH, TASK, chat, insert, judged, known
 from tests.router.test_certificate import compared
 
 
@@ -63,6 +65,28 @@ def test_a_certified_candidate_is_shown_promoted_and_rolled_back(
     assert load_policy(config.parent / "home" / "state" / "policy.json").routes == {}
 
 
+def test_right_answers_are_imported_and_what_matched_nothing_is_named(
+    config: Path, log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (exchange,) = insert(log, ["one"])
+    file = config.parent / "answers.jsonl"
+    lines = {exchange: "mail x@example.org, key sk-proj-" + "a1B2" * 10, ulid(): "b"}
+    file.write_text("\n".join(json.dumps({"exchange": one, "answer": answer}) for one, answer in lines.items()))
+    assert run(config, "gold", str(file)) == 0
+    assert capsys.readouterr().out == (
+        "2 lines: right answers to 1 exchange in the log, 1 of them new\n1 line matches none: 2\n"
+    )
+    assert run(config, "gold", str(file), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"lines": 2, "exchanges": 1, "new": 0, "unmatched": [2]}
+    assert log.query("SELECT answer FROM feedback") == [("mail x@example.org, key [SECRET_1]",)]
+    config.write_text('home = "home"\n[redaction]\nemails = true')
+    assert run(config, "gold", str(file)) == 0
+    assert log.query("SELECT answer FROM feedback") == [("mail [EMAIL_1], key [SECRET_1]",)]
+    file.write_text("{}")
+    assert run(config, "gold", str(file)) == 1
+    assert "answers.jsonl, line 1: write" in capsys.readouterr().err
+
+
 def test_the_stages_are_shown(config: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:
     judged(log, known(log), [1.0] * 3)
     assert run(config, "status", "--json") == 0
@@ -70,6 +94,19 @@ def test_the_stages_are_shown(config: Path, log: Log, capsys: pytest.CaptureFixt
     assert shown["engine"]["state"] == "not started"
     assert (shown["feedback_ignored"], shown["candidates"][0]["feedback"]["scored"]) == (0, 0)
     assert [(line["candidate"], line["stage"]) for line in shown["candidates"]] == [("student-1", "shadow")]
+    assert shown["similarity"] == {}
+
+
+def test_where_a_judge_decides_it_is_shown_how_alike_the_answers_look(
+    config: Path, log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (exchange,) = insert(log, ["x"], answer="Refund it.")
+    judged(log, known(log, evaluator=JUDGE), [1.0], exchange=exchange, answer="Ship.")
+    assert run(config, "status", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["similarity"] == {"student-1": {"judged": 1, "good": 0.0, "worse": None}}
+    assert run(config, "status") == 0
+    assert "how alike the two answers look" in capsys.readouterr().out
 
 
 def test_a_task_is_frozen_shown_and_thawed(config: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from distiller.terminal import (
     as_json,
     distilled_summary,
     erased_summary,
+    gold_summary,
     keys_table,
     money,
     progress,
@@ -20,6 +21,7 @@ from proxy.keys import Key
 from proxy.limits import Limits, Standing
 from router.calibration import Calibration, calibrate
 from router.coverage import Plan, Threshold, choose_threshold
+from router.gold_file import Imported
 from router.ledger import Report, TaskLine
 
 LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3)
@@ -54,6 +56,7 @@ def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str])
             "frozen": ice,
             "changed": ["triage-2: its instructions changed"],
             "feedback_ignored": 0,
+            "similarity": {"s-1": {"judged": 0, "good": None, "worse": None}},
         }
     )
     shown = capsys.readouterr().out
@@ -62,6 +65,7 @@ def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str])
     assert "frozen: triage, since 2026-01-31T12:00: audit week" in shown
     assert "triage-2: its instructions changed" in shown
     assert "feedback" not in shown
+    assert "alike" not in shown
 
 
 def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +75,8 @@ def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monk
         "teacher_right": 0.5,
     }  # fmt: skip
     line = {"task": "t", "candidate": "s-1", "stage": "live", "reason": "r", "verdict": "v", "next": "n"}
-    shown_too = {"frozen": {}, "changed": [], "feedback_ignored": 2}
+    seen = {"judged": 7, "good": 0.75, "worse": None}
+    shown_too = {"frozen": {}, "changed": [], "feedback_ignored": 2, "similarity": {"s-1": seen}}
     status_table({"engine": {"state": "up"}, "candidates": [line | {"feedback": said}], **shown_too})
     shown = capsys.readouterr().out
     assert (
@@ -79,6 +84,9 @@ def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monk
     )
     assert "s-1: 3 of its answers were scored, 0.50 on average, 1 complaints" in shown
     assert "2 feedbacks name another tenant's exchange" in shown
+    assert "in the newest 7 that were judged: 0.75 where the candidate's was judged no worse; this" in " ".join(
+        shown.split()
+    )
 
 
 def test_progress_is_lines_by_quarters_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,6 +122,15 @@ def test_an_erasure_names_the_students_and_what_to_do(capsys: pytest.CaptureFixt
     assert "note: one note" in shown
     erased_summary(Erased(0, 0, 0, 0, 0, 0, 0, (), ()))
     assert capsys.readouterr().out == "nothing of this user was found\n"
+
+
+def test_an_import_names_lines_that_match_nothing_but_not_thousands(capsys: pytest.CaptureFixture[str]) -> None:
+    gold_summary(Imported(1, 1, 0, ()))
+    assert capsys.readouterr().out == "1 line: right answers to 1 exchange in the log, 0 of them new\n"
+    gold_summary(Imported(3000, 0, 0, tuple(range(1, 3001))))
+    shown = capsys.readouterr().out
+    assert "3,000 lines match none: 1, 2, 3," in shown
+    assert shown.endswith(", 20 and 2,980 more\n")
 
 
 def distilled(threshold: Threshold | None, calibration: Calibration) -> SimpleNamespace:

@@ -53,8 +53,9 @@ def test_old_days_leave_log_and_disk_and_the_evidence_stays(log: Log, tmp_path: 
         add(log, f"{day}-", 20, f"~canary{day}", days=day)
     add(log, "small-", 3, "~canary4", days=4)
     log.query(
-        "INSERT INTO verdicts (exchange, verdict, yardstick_answer) "
-        "VALUES ('4-1', 0.5, '~canary4'), ('0-1', 1.0, 'kept')"
+        "INSERT INTO verdicts (exchange, verdict, answer, yardstick_answer) VALUES "
+        "('4-1', 0.2, '~canary4', NULL), ('4-1', 0.4, NULL, '~canary4'), ('4-1', 0.5, '~canary4', '~canary4'), "
+        "('0-1', 1.0, 'kept', 'kept too')"
     )
     log.query("INSERT INTO spend (exchange, usd) VALUES ('4-1', 2.5)")
     done = maintain(LogSettings(), tmp_path, tmp_path / "spool", 2, NOW)
@@ -66,7 +67,9 @@ def test_old_days_leave_log_and_disk_and_the_evidence_stays(log: Log, tmp_path: 
     assert maintain(LogSettings(), tmp_path, tmp_path / "spool", 5, LATER).files > 0
     assert holding(tmp_path, "~canary3") | holding(tmp_path, "~canary4") == set()
     assert holding(tmp_path, "~canary2")
-    assert log.query("SELECT verdict, yardstick_answer FROM verdicts ORDER BY verdict") == [(0.5, None), (1.0, "kept")]
+    assert log.query("SELECT verdict, answer, yardstick_answer FROM verdicts ORDER BY verdict") == [
+        *((verdict, None, None) for verdict in (0.2, 0.4, 0.5)), (1.0, "kept", "kept too"),
+    ]  # fmt: skip
     assert log.query("SELECT exchange, usd FROM spend") == [("4-1", 2.5)]
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import betabinom, binom
 
 from proxy.errors import BadInput
 from router.calibration import apply, fit
@@ -153,9 +154,8 @@ def test_bad_input(confidences: list[float], verdicts: list[float], margin: floa
         choose_threshold(confidences, verdicts, margin)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 500), st.integers(0, 500), st.floats(0.001, 0.5))
-def test_the_interval_encloses_the_share_and_mirrors(covered: int, rest: int, alpha: float) -> None:
+def test_the_interval_encloses_the_share_grows_with_it_and_mirrors(covered: int, rest: int, alpha: float) -> None:
     total = covered + rest
     lower, upper = coverage_interval(covered, total, alpha)
     assert 0 <= lower < upper <= 1
@@ -163,12 +163,41 @@ def test_the_interval_encloses_the_share_and_mirrors(covered: int, rest: int, al
         assert lower <= covered / total <= upper
     other = coverage_interval(rest, total, alpha)
     assert (1 - upper, 1 - lower) == pytest.approx(other, abs=1e-9)
+    more = coverage_interval(covered + 1, total + 1, alpha)
+    less = coverage_interval(covered, total + 1, alpha)
+    assert less[0] < more[0] or covered == 0
+    assert less[1] < more[1] or rest == 0
+    surer = coverage_interval(covered, total, alpha / 2)
+    assert surer[0] <= lower < upper <= surer[1]
 
 
-def test_the_interval_is_clopper_and_pearsons() -> None:
+@given(st.integers(1, 500), st.integers(0, 500), st.floats(0.001, 0.5))
+def test_at_a_limit_the_mixture_is_as_many_times_likelier_as_alpha_says(covered: int, rest: int, alpha: float) -> None:
+    lower, _ = coverage_interval(covered, covered + rest, alpha)
+    mixed = betabinom.logpmf(covered, covered + rest, 0.5, 0.5)
+    assert mixed - binom.logpmf(covered, covered + rest, lower) == pytest.approx(-np.log(alpha), abs=1e-5)
+
+
+def test_nothing_compared_says_nothing_and_all_or_none_covered_leave_one_side_open() -> None:
     assert coverage_interval(0, 0, 0.05) == (0, 1)
-    assert coverage_interval(0, 10, 0.05) == pytest.approx((0, 1 - 0.025 ** (1 / 10)))
-    assert coverage_interval(10, 10, 0.05) == pytest.approx((0.025 ** (1 / 10), 1))
+    assert coverage_interval(0, 1, 0.05) == pytest.approx((0, 0.975))  # 1 / 2 = mean of the prior, over 1 - p, is 20
+    assert coverage_interval(1, 1, 0.05) == pytest.approx((0.025, 1))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8, 0.97])
+def test_however_often_it_is_looked_at_the_interval_is_left_at_most_at_alpha(share: float) -> None:
+    runs, looks, alpha = 1000, 400, 0.1
+    limits = [[coverage_interval(k, n, alpha) for k in range(n + 1)] for n in range(0, looks + 1, 8)]
+    counts = (np.random.default_rng(7).random((runs, looks)) < share).cumsum(axis=1)
+    left = np.zeros(runs, dtype=bool)
+    once = np.zeros(runs, dtype=bool)
+    for n, of_n in zip(range(8, looks + 1, 8), limits[1:], strict=True):
+        k = counts[:, n - 1]
+        low, high = np.array(of_n)[k].T
+        left |= (low > share) | (high < share)
+        once |= (binom.cdf(k, n, share) < alpha / 2) | (binom.sf(k - 1, n, share) < alpha / 2)
+    assert 0 < left.mean() <= alpha + 2 * (alpha * (1 - alpha) / runs) ** 0.5
+    assert once.mean() > 2 * alpha  # the exact interval, made for one look
 
 
 @pytest.mark.parametrize(("covered", "total", "alpha"), [(-1, 5, 0.05), (6, 5, 0.05), (1, 5, 0.0), (1, 5, 1.0)])

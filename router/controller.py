@@ -27,8 +27,9 @@ from router.evaluators import JUDGE
 from router.gold import audit_share, score_gold
 from router.judge import Judge
 from router.judging import Appointed
-from router.lifecycle import advance, publish, route, unsigned
+from router.lifecycle import advance, publish, route, unsigned, url_of
 from router.registry import RETIRED, SHADOW, Candidate, Watch
+from router.rivals import Rivals, settled
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
 from router.templates import changes
@@ -62,6 +63,7 @@ class Controller:
         self._policy, self._served, self._sign = policy, served, sign
         self._appointed = Appointed(log, judge)
         self._watch = Watch(log)
+        self._rivals = Rivals(log, settings, judge is not None)
         self._changes: set[tuple[str, str]] = set()  # that were told
         self._looked_for_changes = -CHANGES_SECONDS
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
@@ -89,10 +91,11 @@ class Controller:
         self._ingest.run()
         served = self._served()
         busy = False
+        self._rivals.look()
         for candidate in self._watch.now():
-            if candidate.stage != RETIRED and candidate.id in served:
+            if candidate.stage != RETIRED and (url := url_of(candidate, served)):
                 try:
-                    busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+                    busy |= await self._judge(session, teacher, candidate, url)
                 except BadInput as error:  # Such as of an operator's evaluator: other tasks must not wait for it.
                     _log.error("%s of task %s is not judged: %s", candidate.id, candidate.task, error)
         if time.monotonic() - self._looked_for_changes >= CHANGES_SECONDS:
@@ -116,7 +119,9 @@ class Controller:
         ceiling = None
         if teacher is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
             ceiling = Ceiling(teacher, self._settings.ceiling_share)
-        compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
+        compared = 0
+        if not settled(self._log, candidate, self._settings.slice_floor):
+            compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
         if teacher is not None:
             share = audit_share(self._log, candidate, self._settings.audit_share)
             audited = await audit(self._log, teacher, candidate, share, BATCH, judge)

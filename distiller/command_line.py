@@ -47,6 +47,8 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             made.add_argument("--output", type=Path, metavar="FILE", help="write the JSON here")
             made.add_argument("--html", type=Path, metavar="FILE", help="write a page for reading here")
             made.add_argument("--without-examples", action="store_true", help="quote no recorded traffic")
+    made = add("rivals", "stillroom rivals triage-support-tickets-1f3a9c2e", shared, scripted)
+    made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
     made = add("verify", "stillroom verify certificate.json", shared, scripted)
     made.add_argument("file", type=Path, metavar="FILE", help="from `stillroom certificate TASK --output FILE`")
     made = add("keys", "stillroom keys create billing-bot --model gpt-4o --budget 50", shared, scripted)

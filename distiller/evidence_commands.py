@@ -35,6 +35,41 @@ def status(arguments: argparse.Namespace) -> int:
     return show(arguments, shown, status_table)
 
 
+def rivals(arguments: argparse.Namespace) -> int:
+    """Show what a task's candidates proved and cost, and name the cheapest that passes."""
+    from distiller.terminal import rivals_table
+    from router.bids import bids, cheapest
+    from router.registry import newest
+
+    settings = load_settings(arguments.config)
+    log = opened_log(settings, read_only=True)
+    newest(log, arguments.task)  # Says clearly when the task has no candidate at all.
+    found = bids(log, arguments.task, settings.router.slice_floor)
+    best = cheapest(found)
+    shown = {
+        "task": arguments.task,
+        "cheapest": None if best is None else best.candidate.id,
+        "candidates": [
+            {
+                "candidate": one.candidate.id,
+                "kind": one.candidate.kind,
+                "model": one.candidate.card.get("model"),
+                "stage": one.candidate.stage,
+                "passes": one.passes,
+                "agreement": one.found.parity.mean,
+                "lower": one.found.parity.lower,
+                "upper": one.found.parity.upper,
+                "n": one.found.parity.n,
+                "coverage": one.found.coverage,
+                "asked_usd_per_1000": None if one.asked_usd is None else 1000 * one.asked_usd,
+                "usd_per_1000": None if one.usd is None else 1000 * one.usd,
+            }
+            for one in found
+        ],
+    }
+    return show(arguments, shown, rivals_table)
+
+
 def certificate(arguments: argparse.Namespace) -> int:
     """Print or write the certificate of a task's newest candidate."""
     from proxy.errors import BadInput, Refused

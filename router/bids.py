@@ -24,6 +24,8 @@ _STUDENTS = f"""
 SELECT (SELECT CASE WHEN count({_DOLLARS}) = count(*) THEN CAST(sum({_DOLLARS}) AS DOUBLE) END
         FROM spend WHERE kind = 'serving')
   / nullif((SELECT count(*) FROM exchanges WHERE served_by IN (SELECT id FROM candidates WHERE kind <> '{HOSTED}'))
+         + (SELECT coalesce(sum(exchanges), 0) FROM carried
+            WHERE served_by IN (SELECT id FROM candidates WHERE kind <> '{HOSTED}'))
          + (SELECT count(*) FROM verdicts v JOIN candidates c ON c.id = v.candidate
             WHERE c.kind <> '{HOSTED}' AND v.kind IN ('shadow', 'holdback')), 0)
 """
@@ -51,15 +53,18 @@ class Bid:
 def bid(log: Log, candidate: Candidate, floor: float) -> Bid:
     """What the log says of one candidate now; `floor` is `[router] slice_floor`."""
     found = evidence(log, candidate)
-    passes = candidate.stage != RETIRED
-    if candidate.stage == SHADOW:
-        passes = found.parity.proven and not lagging(log, candidate, floor)
     hosted = candidate.kind == HOSTED
     ((asked,),) = log.query(_HOSTED, {"candidate": candidate.id}) if hosted else log.query(_STUDENTS)
     ((teacher,),) = log.query(_TEACHER, {"task": candidate.task, "path": CHAT})
     below = 1 - found.coverage
     usd = None if asked is None or (below and teacher is None) else asked + below * (teacher or 0.0)
-    return Bid(candidate, found, passes, asked, usd)
+    allowed = passes(log, candidate, floor) if candidate.stage == SHADOW else candidate.stage != RETIRED
+    return Bid(candidate, found, allowed, asked, usd)
+
+
+def passes(log: Log, candidate: Candidate, floor: float) -> bool:
+    """Whether parity is proved in shadow and no slice is surely behind by `floor`."""
+    return evidence(log, candidate).parity.proven and not lagging(log, candidate, floor)
 
 
 def bids(log: Log, task: str, floor: float) -> list[Bid]:

@@ -9,12 +9,15 @@ import hashlib
 import json
 import logging
 
+import duckdb
+
 from proxy.derive import CHAT
 from proxy.errors import BadInput
 from proxy.log import Log
-from router.bids import bid
+from router.bids import passes
+from router.candidates import CUT_OFF, MALFORMED
 from router.evaluators import JUDGE, evaluator_for, known_labels
-from router.registry import HOSTED, RETIRED, SHADOW, Candidate, candidates, move, register
+from router.registry import CANARY, HOSTED, LIVE, RETIRED, SHADOW, Candidate, candidates, move, register
 from router.said import from_log
 from router.settings import RivalSettings, RouterSettings, TaskSettings
 
@@ -22,11 +25,37 @@ _log = logging.getLogger("stillroom.rivals")
 
 ANSWERS = 200  # of the teacher, before a task's evaluator and labels can be read from them
 READ = 2000  # of them at most, the latest
+# How fallbacks begin whose answer the provider is paid for all the same, or may be.
+_PAID_FOR = (MALFORMED, CUT_OFF, "answer is longer", "candidate timed out", "candidate's answer is not")
 _ANSWERS = """
 SELECT ts, answer, tool_calls FROM exchanges
 WHERE path = $path AND task = $task AND served_by = 'teacher' AND status = 200 AND NOT partial
   AND (answer IS NOT NULL OR tool_calls IS NOT NULL)
 ORDER BY id DESC LIMIT $read
+"""
+_ANY = f"SELECT 1 FROM candidates WHERE kind = '{HOSTED}' LIMIT 1"
+# The price function is the one that ingest registers with the log's connection.
+_ANSWERED = f"""
+INSERT INTO spend BY NAME
+SELECT e.id, now() AS ts, e.task, 'candidate' AS kind, c.id AS model, e.id AS exchange, 1.0 AS quantity,
+       'exchange' AS unit, price(c.card ->> 'model', e.prompt_tokens, e.cached_tokens, e.completion_tokens) AS usd
+FROM exchanges e JOIN candidates c ON c.id = e.served_by
+WHERE c.kind = '{HOSTED}' AND NOT EXISTS (SELECT 1 FROM spend s WHERE s.kind = 'candidate' AND s.exchange = e.id)
+"""
+# An exchange that fell back does not say from whom: from who answered the task at that time.
+_FELL_BACK = f"""
+INSERT INTO spend BY NAME
+WITH stood AS (
+  SELECT t.task, t.candidate, t.stage_to, t.ts AS since,
+         lead(t.ts) OVER (PARTITION BY t.candidate ORDER BY t.id) AS until
+  FROM transitions t JOIN candidates c ON c.id = t.candidate WHERE c.kind = '{HOSTED}'
+)
+SELECT e.id, now() AS ts, e.task, 'fallback' AS kind, s.candidate AS model, e.id AS exchange, 1.0 AS quantity,
+       'exchange' AS unit, CAST(NULL AS DOUBLE) AS usd
+FROM stood s JOIN exchanges e ON e.task = s.task AND e.ts >= s.since AND (s.until IS NULL OR e.ts < s.until)
+WHERE s.stage_to IN ('{CANARY}', '{LIVE}') AND e.fallback IS NOT NULL
+  AND list_bool_or([starts_with(e.fallback, one) FOR one IN $paid_for])
+  AND NOT EXISTS (SELECT 1 FROM spend x WHERE x.kind = 'fallback' AND x.exchange = e.id)
 """
 
 
@@ -39,7 +68,7 @@ class Rivals:
         self._said: set[str] = set()
 
     def look(self) -> None:
-        """Register what is declared and can be, and retire what no longer is."""
+        """Register what is declared and can be, retire what no longer is, and charge what rivals answered."""
         if not self._settings.rivals and not self._log.query(_ANY):
             return
         known = {candidate.id: candidate for candidate in candidates(self._log)}
@@ -50,6 +79,7 @@ class Rivals:
         for candidate in known.values():
             if candidate.kind == HOSTED and candidate.stage != RETIRED and not self._declared(candidate):
                 move(self._log, candidate, RETIRED, "no longer declared in the settings")
+        charge_answers(self._log)
 
     def _declared(self, candidate: Candidate) -> bool:
         rival = self._settings.rivals.get(candidate.card["rival"])
@@ -63,9 +93,6 @@ class Rivals:
             if str(error) not in self._said:
                 self._said.add(str(error))
                 _log.error("rival %s of task %s is not registered: %s", name, task, error)
-
-
-_ANY = f"SELECT 1 FROM candidates WHERE kind = '{HOSTED}' LIMIT 1"
 
 
 def identity(name: str, task: str, rival: RivalSettings) -> str:
@@ -102,6 +129,16 @@ def enrol(log: Log, name: str, task: str, rival: RivalSettings, settings: Router
     )  # fmt: skip
 
 
+def charge_answers(log: Log) -> None:
+    """Charge what rivals answered to clients, once each; what fell back is unpriced, as nobody counted it."""
+
+    def work(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute(_ANSWERED)
+        connection.execute(_FELL_BACK, {"paid_for": list(_PAID_FOR)})
+
+    log.transaction(work)
+
+
 def settled(log: Log, candidate: Candidate, floor: float) -> bool:
     """Whether a rival in shadow passes already: asking it more would be paid for in vain."""
-    return candidate.kind == HOSTED and candidate.stage == SHADOW and bid(log, candidate, floor).passes
+    return candidate.kind == HOSTED and candidate.stage == SHADOW and passes(log, candidate, floor)

@@ -307,7 +307,8 @@ async def _until_signal(work: Callable[[Any], Any]) -> None:
 COMMANDS: Mapping[str, Command] = {
     command.__name__.replace("_", "-"): command
     for command in (
-        serve, worker, controller, demo, tasks, distill, certificate, verify, promote, rollback, freeze, rivals, keys, erase,
+        serve, worker, controller, demo, tasks, distill, certificate, verify, promote, rollback, freeze, rivals, keys,
+        erase,
         status,
         report, sql, replay_teacher, doctor,
     )

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from proxy.errors import BadInput
 from proxy.patterns import Redaction
@@ -198,5 +197,5 @@ def _check_rival(place: str, name: str, rival: RivalSettings) -> None:
         raise BadInput(f"{place} needs a model, and tasks = [...] with names from `stillroom tasks`")
     if not rival.url.startswith(("http://", "https://")):
         raise BadInput(f"{place}.url must be the base of an OpenAI-compatible API, such as https://api.openai.com/v1")
-    if urlsplit(rival.url).username or urlsplit(rival.url).query:
+    if "@" in rival.url or "?" in rival.url:
         raise BadInput(f"{place}.url must not carry a key, as it is stored: name the key's variable in key_env")

@@ -8,6 +8,7 @@ so that each of its answers costs money. Must not ask it anything (`router.candi
 import hashlib
 import json
 import logging
+import os
 
 import duckdb
 
@@ -63,7 +64,12 @@ class Rivals:
     """The declared rivals of one log; `look` is for every round of the controller."""
 
     def __init__(self, log: Log, settings: RouterSettings, judged: bool) -> None:
-        """`judged` is whether there is a judge for free text."""
+        """`judged` is whether there is a judge for free text. BadInput where the variable of a key is not set."""
+        for name, rival in settings.rivals.items():
+            if rival.key_env and not os.environ.get(rival.key_env):
+                raise BadInput(
+                    f"router.rivals.{name}.key_env names {rival.key_env}, which is not set: export its key there"
+                )
         self._log, self._settings, self._judged = log, settings, judged
         self._said: set[str] = set()
 

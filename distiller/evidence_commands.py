@@ -71,7 +71,7 @@ def rivals(arguments: argparse.Namespace) -> int:
 
 
 def certificate(arguments: argparse.Namespace) -> int:
-    """Print or write the certificate of a task's newest candidate."""
+    """Print or write the certificate of a task's newest candidate, or of another one."""
     from proxy.errors import BadInput, Refused
     from proxy.files import put
     from router.certificate import with_examples
@@ -82,7 +82,7 @@ def certificate(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.config)
     log = opened_log(settings)
-    candidate = newest(log, arguments.task)
+    candidate = newest(log, arguments.task, arguments.candidate)
     proof = certificate_of(log, candidate.id)
     if proof is None:
         raise Refused(f"{candidate.id} has no certificate: {in_words(candidate, evidence(log, candidate))}")
@@ -120,7 +120,7 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def promote(arguments: argparse.Namespace) -> int:
-    """Take a task's newest certified candidate one step on."""
+    """Take a task's newest candidate, or another one, one step on where it is certified."""
     from functools import partial
 
     from router.lifecycle import promote as run
@@ -128,7 +128,8 @@ def promote(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.config)
     log = opened_log(settings)
-    candidate = run(log, arguments.task, settings.router, partial(signed, key_file=settings.certificate_key))
+    sign = partial(signed, key_file=settings.certificate_key)
+    candidate = run(log, arguments.task, settings.router, sign, arguments.candidate)
     republish(log, settings)
     moved = {"candidate": candidate.id, "stage": candidate.stage, "share": candidate.share}
     return show(arguments, moved, sentence("{candidate} is now: {stage}, with {share:.1%} of the conversations"))

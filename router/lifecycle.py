@@ -114,13 +114,15 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings, sign: Sign
     return step.reason
 
 
-def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned) -> Candidate:
-    """Take the task's newest candidate one step up and return it as it then is.
+def promote(
+    log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned, named: str | None = None
+) -> Candidate:
+    """Take the task's newest candidate, or the `named` one, one step up and return it as it then is.
 
-    Refused without a certificate, while a slice is far behind, after audits that refuted it, and where the task is
-    frozen.
+    Refused without a certificate, while a slice is far behind, while a cheaper one passes, after audits that refuted
+    it, and where the task is frozen.
     """
-    candidate = newest(log, task)
+    candidate = newest(log, task, named)
     found = evidence(log, candidate)
     if candidate.stage == LIVE:
         return candidate
@@ -143,7 +145,7 @@ def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned
     if not move(log, candidate, step.stage, step.reason, proof, step.share):
         raise Refused(f"{candidate.id} changed its stage just now: look at `stillroom status` and try again")
     _supersede(log, candidate)
-    return newest(log, task)
+    return newest(log, task, candidate.id)
 
 
 def rollback(log: Log, task: str, reason: str) -> list[Candidate]:

@@ -71,7 +71,7 @@ class Rivals:
                     f"router.rivals.{name}.key_env names {rival.key_env}, which is not set: export its key there"
                 )
         self._log, self._settings, self._judged = log, settings, judged
-        self._said: set[str] = set()
+        self._refused: set[str] = set()
 
     def look(self) -> None:
         """Register what is declared and can be, retire what no longer is, and charge what rivals answered."""
@@ -80,7 +80,7 @@ class Rivals:
         known = {candidate.id: candidate for candidate in candidates(self._log)}
         for name, rival in self._settings.rivals.items():
             for task in rival.tasks:
-                if identity(name, task, rival) not in known:
+                if identity(name, task, rival) not in {*known, *self._refused}:
                     self._register(name, task, rival)
         for candidate in known.values():
             if candidate.kind == HOSTED and candidate.stage != RETIRED and not self._declared(candidate):
@@ -96,9 +96,8 @@ class Rivals:
             if enrol(self._log, name, task, rival, self._settings, self._judged):
                 _log.warning("rival %s of task %s is in shadow now", name, task)
         except BadInput as error:  # Such as aliases for an evaluator that the answers do not fit; others must not wait.
-            if str(error) not in self._said:
-                self._said.add(str(error))
-                _log.error("rival %s of task %s is not registered: %s", name, task, error)
+            self._refused.add(identity(name, task, rival))
+            _log.error("rival %s of task %s is not registered: %s", name, task, error)
 
 
 def identity(name: str, task: str, rival: RivalSettings) -> str:

@@ -102,8 +102,10 @@ def test_rivals_are_shown_and_the_cheapest_that_passes_is_named(
     assert run(config, "promote", TASK, "--candidate", "cheap") == 0
     assert "cheap is now: canary" in capsys.readouterr().out
     assert load_policy(config.parent / "home" / "state" / "policy.json").routes[TASK].model == "cheap-model"
-    assert run(config, "certificate", TASK, "--candidate", "cheap") == 0
-    assert json.loads(capsys.readouterr().out)["kind"] == "hosted"
+    file, page = config.parent / "proof.json", config.parent / "proof.html"
+    assert run(config, "certificate", TASK, "--candidate", "cheap", "--output", str(file), "--html", str(page)) == 0
+    assert json.loads(file.read_text())["hosted"] == {"model": "cheap-model", "url": "http://127.0.0.1:9/v1"}
+    assert "cheap-model at http://127.0.0.1:9/v1" in page.read_text()
 
 
 def test_a_task_is_frozen_shown_and_thawed(config: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,6 +142,13 @@ def test_an_operator_does_not_replace_a_cheaper_one_by_mistake(log: Log) -> None
     assert promote(log, TASK, SETTINGS).id == "rival-dear"
 
 
+def test_a_rival_that_is_ruled_out_is_not_to_be_retrained(log: Log) -> None:
+    one = rival(log, "a", 0.01, [0.0] * 60)
+    assert str(standing(log, one, SETTINGS)["verdict"]).endswith(
+        "0.95 is ruled out for this one: declare another model"
+    )
+
+
 def test_unknown_prices_are_said() -> None:
     assert (words(None), words(0.0015)) == ("an unknown price", "$1.5000 for 1,000 exchanges")
 

@@ -91,7 +91,8 @@ class Controller:
         self._ingest.run()
         served = self._served()
         busy = False
-        self._rivals.look()
+        if self._rivals.look():
+            self._publish()
         for candidate in self._watch.now():
             if candidate.stage != RETIRED and (url := url_of(candidate, served)):
                 try:

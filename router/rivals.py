@@ -73,19 +73,25 @@ class Rivals:
         self._log, self._settings, self._judged = log, settings, judged
         self._refused: set[str] = set()
 
-    def look(self) -> None:
-        """Register what is declared and can be, retire what no longer is, and charge what rivals answered."""
+    def look(self) -> bool:
+        """Register what is declared and can be, retire what no longer is, and charge what rivals answered.
+
+        True where one was retired, so that the policy has to be written again.
+        """
         if not self._settings.rivals and not self._log.query(_ANY):
-            return
+            return False
         known = {candidate.id: candidate for candidate in candidates(self._log)}
         for name, rival in self._settings.rivals.items():
             for task in rival.tasks:
                 if identity(name, task, rival) not in {*known, *self._refused}:
                     self._register(name, task, rival)
-        for candidate in known.values():
-            if candidate.kind == HOSTED and candidate.stage != RETIRED and not self._declared(candidate):
-                move(self._log, candidate, RETIRED, "no longer declared in the settings")
+        gone = [
+            one for one in known.values() if one.kind == HOSTED and one.stage != RETIRED and not self._declared(one)
+        ]
+        for candidate in gone:
+            move(self._log, candidate, RETIRED, "no longer declared in the settings")
         charge_answers(self._log)
+        return bool(gone)
 
     def _declared(self, candidate: Candidate) -> bool:
         rival = self._settings.rivals.get(candidate.card["rival"])

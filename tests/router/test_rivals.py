@@ -20,6 +20,7 @@ from proxy.traffic_file import Row
 from router.controller import Controller
 from router.decide import Router
 from router.ledger import report
+from router.lifecycle import publish
 from router.policy import PolicyWatcher, load_policy
 from router.prices import cost
 from router.registry import CANARY, HOSTED, LIVE, RETIRED, SHADOW, Candidate, candidates, move
@@ -113,6 +114,18 @@ def test_what_is_no_longer_declared_is_retired(log: Log) -> None:
     move(log, only(log), LIVE, "for the test", {"for": "the test"})
     Rivals(log, settings(cheap=declared(tasks=("another",))), judged=False).look()
     assert (only(log).stage, only(log).reason) == (RETIRED, "no longer declared in the settings")
+
+
+async def test_who_is_no_longer_declared_answers_nobody(log: Log, ingest: Ingest, tmp_path: Path) -> None:
+    asked(log, ANSWERS)
+    Rivals(log, settings(cheap=declared()), judged=False).look()
+    move(log, only(log), LIVE, "for the test", {"for": "the test"})
+    policy = tmp_path / "policy.json"
+    publish(log, settings(), {}, policy)
+    assert load_policy(policy).routes[TASK].candidate == only(log).id
+    async with aiohttp.ClientSession() as session:
+        await Controller(log, ingest, settings(), policy, dict).round(session, None)
+    assert load_policy(policy).routes == {}
 
 
 @pytest.mark.usefixtures("ingest")

@@ -40,7 +40,8 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         made = add(name, example + (' --reason "wrong on refunds"' if name in reasoned else ""), shared, *extra)
         made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
         if name in ("certificate", "promote"):
-            made.add_argument("--candidate", metavar="ID", help="from `stillroom rivals TASK` (default: the newest)")
+            told = "from `stillroom rivals TASK` (default: the newest)"
+            made.add_argument("--candidate", metavar="ID", default="", help=told)
         if name in reasoned:
             made.add_argument("--reason", required=True, help="kept in the log")
         if name == "freeze":

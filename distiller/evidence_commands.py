@@ -5,9 +5,13 @@ Must not judge: each asks the router and prints. Heavy imports wait inside the c
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from distiller.command_tools import opened_log, republish, sentence, show
 from distiller.settings import load_settings
+
+if TYPE_CHECKING:  # duckdb comes with it.
+    from router.bids import Bid
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -46,28 +50,28 @@ def rivals(arguments: argparse.Namespace) -> int:
     newest(log, arguments.task)  # Says clearly when the task has no candidate at all.
     found = bids(log, arguments.task, settings.router.slice_floor)
     best = cheapest(found)
-    shown = {
-        "task": arguments.task,
-        "cheapest": None if best is None else best.candidate.id,
-        "candidates": [
-            {
-                "candidate": one.candidate.id,
-                "kind": one.candidate.kind,
-                "model": one.candidate.card.get("model"),
-                "stage": one.candidate.stage,
-                "passes": one.passes,
-                "agreement": one.found.parity.mean,
-                "lower": one.found.parity.lower,
-                "upper": one.found.parity.upper,
-                "n": one.found.parity.n,
-                "coverage": one.found.coverage,
-                "asked_usd_per_1000": None if one.asked_usd is None else 1000 * one.asked_usd,
-                "usd_per_1000": None if one.usd is None else 1000 * one.usd,
-            }
-            for one in found
-        ],
-    }
+    name = None if best is None else best.candidate.id
+    shown = {"task": arguments.task, "cheapest": name, "candidates": [_offer(one) for one in found]}
     return show(arguments, shown, rivals_table)
+
+
+def _offer(one: "Bid") -> dict[str, object]:
+    """One candidate for people and scripts; US dollars for 1,000 exchanges, None where unpriced."""
+    p = one.found.parity
+    return {
+        "candidate": one.candidate.id,
+        "kind": one.candidate.kind,
+        "model": one.candidate.card.get("model"),
+        "stage": one.candidate.stage,
+        "passes": one.passes,
+        "agreement": p.mean,
+        "lower": p.lower,
+        "upper": p.upper,
+        "n": p.n,
+        "coverage": one.found.coverage,
+        "asked_usd_per_1000": None if one.asked_usd is None else 1000 * one.asked_usd,
+        "usd_per_1000": None if one.usd is None else 1000 * one.usd,
+    }
 
 
 def certificate(arguments: argparse.Namespace) -> int:

@@ -114,9 +114,7 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings, sign: Sign
     return step.reason
 
 
-def promote(
-    log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned, named: str | None = None
-) -> Candidate:
+def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned, named: str = "") -> Candidate:
     """Take the task's newest candidate, or the `named` one, one step up and return it as it then is.
 
     Refused without a certificate, while a slice is far behind, while a cheaper one passes, after audits that refuted

@@ -90,12 +90,12 @@ def _candidate(*columns: Any) -> Candidate:
     return Candidate(*columns[:11], json.loads(columns[11]), *columns[12:])  # type: ignore[call-arg]
 
 
-def newest(log: Log, task: str, candidate: str | None = None) -> Candidate:
-    """The task's newest candidate, or the one of this id; BadInput when there is none."""
+def newest(log: Log, task: str, candidate: str = "") -> Candidate:
+    """The task's newest candidate, or where given the one of this id; BadInput when there is none."""
     found = candidates(log, task)
     if not found:
         raise BadInput(f"task {task!r} has no candidate: run `stillroom distill {task}` first")
-    named = [one for one in found if candidate in (None, one.id)]
+    named = [one for one in found if candidate in ("", one.id)]
     if not named:
         raise BadInput(f"task {task!r} has no candidate {candidate!r}: it has {', '.join(one.id for one in found)}")
     return named[-1]

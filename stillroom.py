@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from distiller.command_line import Command, build_parser
 from distiller.command_tools import opened_log, sentence, show
-from distiller.evidence_commands import certificate, freeze, gold, promote, rollback, status, verify
+from distiller.evidence_commands import certificate, freeze, gold, promote, rivals, rollback, status, verify
 from distiller.settings import Settings, load_settings
 from proxy.errors import BadInput, StillroomError
 
@@ -307,8 +307,8 @@ async def _until_signal(work: Callable[[Any], Any]) -> None:
 COMMANDS: Mapping[str, Command] = {
     command.__name__.replace("_", "-"): command
     for command in (
-        serve, worker, controller, demo, tasks, distill, certificate, verify, promote, rollback, freeze, gold, keys,
-        erase, status, report, sql, replay_teacher, doctor,
+        serve, worker, controller, demo, tasks, distill, certificate, verify, promote, rollback, freeze, rivals, gold,
+        keys, erase, status, report, sql, replay_teacher, doctor,
     )
 }  # fmt: skip
 

@@ -39,6 +39,9 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         example = f"stillroom {name} triage-support-tickets-1f3a9c2e"
         made = add(name, example + (' --reason "wrong on refunds"' if name in reasoned else ""), shared, *extra)
         made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
+        if name in ("certificate", "promote"):
+            told = "from `stillroom rivals TASK` (default: the newest)"
+            made.add_argument("--candidate", metavar="ID", default="", help=told)
         if name in reasoned:
             made.add_argument("--reason", required=True, help="kept in the log")
         if name == "freeze":
@@ -47,6 +50,8 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             made.add_argument("--output", type=Path, metavar="FILE", help="write the JSON here")
             made.add_argument("--html", type=Path, metavar="FILE", help="write a page for reading here")
             made.add_argument("--without-examples", action="store_true", help="quote no recorded traffic")
+    made = add("rivals", "stillroom rivals triage-support-tickets-1f3a9c2e", shared, scripted)
+    made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
     made = add("verify", "stillroom verify certificate.json", shared, scripted)
     made.add_argument("file", type=Path, metavar="FILE", help="from `stillroom certificate TASK --output FILE`")
     made = add("gold", "stillroom gold answers.jsonl", shared, scripted)

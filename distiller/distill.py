@@ -57,7 +57,8 @@ SELECT (SELECT count(*) FROM exchanges WHERE task = $1 AND served_by = 'teacher'
 # What one exchange has cost at candidates so far, idle hours included; nothing is known before the first is served.
 _SERVING_WORTH = """
 SELECT (SELECT CASE WHEN count(usd) = count(*) THEN sum(usd) END FROM spend WHERE kind = 'serving')
-       / nullif((SELECT count(*) FROM exchanges WHERE served_by NOT IN ('teacher', 'stillroom')), 0)
+       / nullif((SELECT count(*) FROM exchanges WHERE served_by NOT IN ('teacher', 'stillroom')
+               AND served_by NOT IN (SELECT id FROM candidates WHERE kind = 'hosted')), 0)
 """
 
 

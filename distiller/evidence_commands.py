@@ -6,9 +6,13 @@ Must not judge: each asks the router and prints. Heavy imports wait inside the c
 import argparse
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from distiller.command_tools import opened_log, republish, sentence, show
 from distiller.settings import load_settings
+
+if TYPE_CHECKING:  # duckdb comes with it.
+    from router.bids import Bid
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -38,8 +42,43 @@ def status(arguments: argparse.Namespace) -> int:
     return show(arguments, shown, status_table)
 
 
+def rivals(arguments: argparse.Namespace) -> int:
+    """Show what a task's candidates proved and cost, and name the cheapest that passes."""
+    from distiller.terminal import rivals_table
+    from router.bids import bids, cheapest
+    from router.registry import newest
+
+    settings = load_settings(arguments.config)
+    log = opened_log(settings, read_only=True)
+    newest(log, arguments.task)  # Says clearly when the task has no candidate at all.
+    found = bids(log, arguments.task, settings.router.slice_floor)
+    best = cheapest(found)
+    name = None if best is None else best.candidate.id
+    shown = {"task": arguments.task, "cheapest": name, "candidates": [_offer(one) for one in found]}
+    return show(arguments, shown, rivals_table)
+
+
+def _offer(one: "Bid") -> dict[str, object]:
+    """One candidate for people and scripts; US dollars for 1,000 exchanges, None where unpriced."""
+    p = one.found.parity
+    return {
+        "candidate": one.candidate.id,
+        "kind": one.candidate.kind,
+        "model": one.candidate.card.get("model"),
+        "stage": one.candidate.stage,
+        "passes": one.passes,
+        "agreement": p.mean,
+        "lower": p.lower,
+        "upper": p.upper,
+        "n": p.n,
+        "coverage": one.found.coverage,
+        "asked_usd_per_1000": None if one.asked_usd is None else 1000 * one.asked_usd,
+        "usd_per_1000": None if one.usd is None else 1000 * one.usd,
+    }
+
+
 def certificate(arguments: argparse.Namespace) -> int:
-    """Print or write the certificate of a task's newest candidate."""
+    """Print or write the certificate of a task's newest candidate, or of another one."""
     from proxy.errors import BadInput, Refused
     from proxy.files import put
     from router.certificate import with_examples
@@ -50,7 +89,7 @@ def certificate(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.config)
     log = opened_log(settings)
-    candidate = newest(log, arguments.task)
+    candidate = newest(log, arguments.task, arguments.candidate)
     proof = certificate_of(log, candidate.id)
     if proof is None:
         raise Refused(f"{candidate.id} has no certificate: {in_words(candidate, evidence(log, candidate))}")
@@ -102,7 +141,7 @@ def gold(arguments: argparse.Namespace) -> int:
 
 
 def promote(arguments: argparse.Namespace) -> int:
-    """Take a task's newest certified candidate one step on."""
+    """Take a task's newest candidate, or another one, one step on where it is certified."""
     from functools import partial
 
     from router.lifecycle import promote as run
@@ -110,7 +149,8 @@ def promote(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.config)
     log = opened_log(settings)
-    candidate = run(log, arguments.task, settings.router, partial(signed, key_file=settings.certificate_key))
+    sign = partial(signed, key_file=settings.certificate_key)
+    candidate = run(log, arguments.task, settings.router, sign, arguments.candidate)
     republish(log, settings)
     moved = {"candidate": candidate.id, "stage": candidate.stage, "share": candidate.share}
     return show(arguments, moved, sentence("{candidate} is now: {stage}, with {share:.1%} of the conversations"))

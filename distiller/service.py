@@ -226,7 +226,8 @@ def due(log: Log, fewest: int, fewest_ever: int) -> list[str]:
     rows = log.query(
         """
         WITH newest AS (
-          SELECT task, max(CAST(card ->> 'data_until' AS TIMESTAMPTZ)) AS until FROM candidates GROUP BY task
+          SELECT task, max(CAST(card ->> 'data_until' AS TIMESTAMPTZ)) AS until FROM candidates WHERE kind = 'student'
+          GROUP BY task
         )
         SELECT e.task FROM exchanges e LEFT JOIN newest n ON n.task = e.task
         WHERE e.path = '/v1/chat/completions' AND e.task IS NOT NULL AND e.served_by = 'teacher' AND e.status = 200

@@ -1,5 +1,6 @@
 """Owns the settings of distilling and serving, and the whole file: `Settings` holds every table there is."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from proxy.settings import (
     read_toml,
 )
 from router.evaluators import check_declared
-from router.settings import JudgeSettings, MoneySettings, RouterSettings
+from router.settings import JudgeSettings, MoneySettings, RivalSettings, RouterSettings
 
 DEFAULT_FILE = "stillroom.toml"
 
@@ -175,6 +176,8 @@ def _check(settings: Settings) -> None:
                 check_declared(said, said.evaluator)
             except BadInput as error:
                 raise BadInput(f"router.tasks.{task}: {error}") from None
+    for name, rival in settings.router.rivals.items():
+        _check_rival(f"router.rivals.{name}", name, rival)
     if settings.distiller.rank > settings.serving.max_lora_rank:
         raise BadInput(
             f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "
@@ -184,3 +187,15 @@ def _check(settings: Settings) -> None:
         raise BadInput("proxy.keys = true needs teacher.key_env: our own keys mean nothing to the teacher")
     if settings.proxy.workers < 1:
         raise BadInput(f"proxy.workers must be at least 1, not {settings.proxy.workers}")
+
+
+def _check_rival(place: str, name: str, rival: RivalSettings) -> None:
+    """Its name becomes part of the candidate's, which goes out in a header."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", name):
+        raise BadInput(f"{place}: name it with at most 40 letters, digits, dots, dashes and underscores")
+    if not rival.tasks or not rival.model:
+        raise BadInput(f"{place} needs a model, and tasks = [...] with names from `stillroom tasks`")
+    if not rival.url.startswith(("http://", "https://")):
+        raise BadInput(f"{place}.url must be the base of an OpenAI-compatible API, such as https://api.openai.com/v1")
+    if "@" in rival.url or "?" in rival.url:
+        raise BadInput(f"{place}.url must not carry a key, as it is stored: name the key's variable in key_env")

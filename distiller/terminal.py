@@ -86,13 +86,13 @@ def report_table(report: Report) -> None:
     """`stillroom report`."""
     table = Table(
         "task", "exchanges", "by candidate", "teacher spend", "avoided (estimate)", "training", "audit", "judge",
-        title="Ledger",
+        "hosted", title="Ledger",
     )  # fmt: skip
     for line in report.tasks:
         table.add_row(
             line.task or "(no task)", f"{line.exchanges:,}", f"{line.served:,}", money(line.teacher_usd),
             money(line.avoided_usd) if line.served else "-", money(line.training_usd), money(line.audit_usd),
-            money(line.judge_usd),
+            money(line.judge_usd), money(line.hosted_usd),
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -100,7 +100,8 @@ def report_table(report: Report) -> None:
         f"spent on the teacher {money(report.teacher_usd)} (+ {report.unpriced} unpriced exchanges)\n"
         f"avoided {money(report.avoided_usd)} - serving {money(report.serving_usd)} "
         f"({report.serving_hours:.2f} h, idle included) - training {money(report.training_usd)} "
-        f"- audit {money(report.audit_usd)} - judge {money(report.judge_usd)}\n"
+        f"- audit {money(report.audit_usd)} - judge {money(report.judge_usd)} "
+        f"- hosted candidates {money(report.hosted_usd)}\n"
         f"= net saving {money(report.net_usd)}"
     )
 
@@ -127,6 +128,25 @@ def status_table(status: Mapping[str, Any]) -> None:
             console.print(_similarity_line(name, seen))
     if status["feedback_ignored"]:
         console.print(f"{status['feedback_ignored']} feedbacks name another tenant's exchange, or none in the log")
+
+
+def rivals_table(shown: Mapping[str, Any]) -> None:
+    """`stillroom rivals`: the cheapest candidate first; the last column is candidate and teacher together."""
+    console = Console()
+    table = Table(
+        "candidate", "model", "stage", "passes", "agreement", "bounds", "n", "coverage", "asked, 1,000",
+        "its policy, 1,000", title=f"Candidates of {shown['task']}",
+    )  # fmt: skip
+    for one in shown["candidates"]:
+        agreement = "-" if one["agreement"] is None else f"{one['agreement']:.3f}"
+        table.add_row(
+            one["candidate"], one["model"] or one["kind"], one["stage"], "yes" if one["passes"] else "no", agreement,
+            f"{one['lower']:.3f}..{one['upper']:.3f}", f"{one['n']:,}", f"{one['coverage']:.0%}",
+            money(one["asked_usd_per_1000"]), money(one["usd_per_1000"]),
+        )  # fmt: skip
+    console.print(table)
+    best = shown["cheapest"]
+    console.print(f"the cheapest that passes: {best}" if best else "none passes yet", soft_wrap=True)
 
 
 def _similarity_line(name: str, seen: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ OTHER = "other"
 # How a fallback's recorded text begins, and the word it is counted under.
 FALLBACKS = {
     "candidate unreachable": "unreachable",
+    "provider unavailable": "unavailable",
     "candidate timed out": "timeout",
     "candidate answered": "status",
     "candidate stopped with": "cut_off",

@@ -1,10 +1,13 @@
 """Owns asking a candidate: the request it gets, the confidence of its answer, the checks before it may go out.
 
 The same function serves shadow and live traffic, so that what was judged is what is served. Must not decide whether a
-candidate is asked at all.
+candidate is asked at all. A student is shown what varies, and says how sure it is. A hosted model reads the client's
+own messages and says nothing of that kind, so that all its well-formed answers are certified together: it counts as
+sure. Only OpenAI-compatible ones are spoken to.
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,8 +27,16 @@ from router.said import Said
 
 # What a narrow text student cannot do as the teacher would; such requests stay with the teacher.
 _TEACHER_ONLY = ("tools", "functions", "logprobs", "top_logprobs", "audio", "stop", "logit_bias", "web_search_options")
+# What a hosted model is told of a request beside its messages; whose user asks is not its business.
+_PASSED_ON = (
+    "temperature", "top_p", "max_tokens", "max_completion_tokens", "response_format", "seed", "presence_penalty",
+    "frequency_penalty",
+)  # fmt: skip
 # Reasons that others tell apart: how a fallback begins in the log.
 UNREACHABLE, UNSURE, MALFORMED = "candidate unreachable", "unsure", "answer breaks the format"
+UNAVAILABLE = "provider unavailable"  # Of a hosted model: it says nothing about the exchange. Live it is a failure.
+CUT_OFF = "candidate stopped with"
+_UNAVAILABLE = (401, 402, 403, 404, 408, 429)  # And all from 500 on.
 CHANGED = "template changed"  # As a decision's reason ends, and a verdict's error.
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 # What reading a message or an answer of another shape than expected may raise.
@@ -34,11 +45,15 @@ _SHAPE_ERRORS = (KeyError, TypeError, IndexError, AttributeError, ValueError, Ov
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A candidate's answer before any check; `confidence` in [0, 1], calibrated where the candidate is."""
+    """A candidate's answer before any check; `confidence` in [0, 1], calibrated where the candidate is.
+
+    `usage` is the client's to see, None where the provider told none. `finish` is why the answer ended.
+    """
 
     text: str
     confidence: float
-    usage: Mapping[str, int]
+    usage: Mapping[str, Any] | None
+    finish: str = "stop"
 
 
 def teacher_only(body: Mapping[str, Any]) -> str | None:
@@ -52,7 +67,14 @@ def teacher_only(body: Mapping[str, Any]) -> str | None:
 
 
 async def ask(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Reply:
-    """Ask for one greedy answer with token probabilities; CandidateFailed when it errs, times out or is cut off."""
+    """Ask for one answer, a student greedily and for its tokens' probabilities; CandidateFailed when it errs.
+
+    That it is cut off is a failure of a student here, and of a hosted model in `check`, as that answer is paid for.
+    """
+    return await (_ask_hosted if route.model else _ask_student)(session, route, body)
+
+
+async def _ask_student(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Reply:
     payload = {
         "model": route.candidate,
         "messages": _messages(route, body),
@@ -60,23 +82,61 @@ async def ask(session: aiohttp.ClientSession, route: Route, body: Mapping[str, A
         "max_tokens": route.max_tokens,
         "logprobs": True,
     }
+    status, raw = await _post(session, route, f"{route.url}/v1/chat/completions", payload, {}, UNREACHABLE)
+    if status >= 500:
+        raise CandidateFailed(f"{UNREACHABLE}: HTTP {status}")  # As an engine that dies says it.
+    if status != 200:
+        raise CandidateFailed(f"candidate answered {status}")
+    return _reply(raw, route.calibration)
+
+
+async def _ask_hosted(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Reply:
+    if not body.get("messages"):
+        raise CandidateFailed("unreadable request")
+    payload = {key: body[key] for key in _PASSED_ON if body.get(key) is not None}
+    payload |= {"model": route.model, "messages": body["messages"]}
+    headers = _authorization(route.key_env)
+    status, raw = await _post(session, route, f"{route.url}/chat/completions", payload, headers, UNAVAILABLE)
+    if status >= 500 or status in _UNAVAILABLE:
+        raise CandidateFailed(f"{UNAVAILABLE}: HTTP {status}")
+    if status != 200:
+        raise CandidateFailed(f"candidate answered {status}")
+    return _hosted_reply(raw)
+
+
+async def _post(
+    session: aiohttp.ClientSession,
+    route: Route,
+    url: str,
+    payload: Mapping[str, Any],
+    headers: Mapping[str, str],
+    gone: str,
+) -> tuple[int, bytes]:
+    """Status and body; a redirect is not followed, or a key would go where nobody sent it."""
+    timeout = aiohttp.ClientTimeout(total=route.timeout)
     try:
-        async with session.post(
-            f"{route.url}/v1/chat/completions", json=payload, timeout=aiohttp.ClientTimeout(total=route.timeout)
-        ) as response:
-            if response.status >= 500:
-                raise CandidateFailed(f"{UNREACHABLE}: HTTP {response.status}")  # As an engine that dies says it.
-            if response.status != 200:
-                raise CandidateFailed(f"candidate answered {response.status}")
-            return _reply(await response.read(), route.calibration)
+        async with session.post(url, json=payload, headers=headers, timeout=timeout, allow_redirects=False) as response:
+            return response.status, await response.read()
     except TimeoutError:
         raise CandidateFailed("candidate timed out") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise CandidateFailed(f"{UNREACHABLE}: {type(error).__name__}") from None
+        raise CandidateFailed(f"{gone}: {type(error).__name__}") from None
+
+
+def _authorization(key_env: str) -> dict[str, str]:
+    """The header with the key, read from the environment each time: it is kept nowhere."""
+    if not key_env:
+        return {}
+    key = os.environ.get(key_env, "").strip()
+    if not key or not (key.isascii() and key.isprintable()):
+        raise CandidateFailed(f"{UNAVAILABLE}: there is no key in {key_env}")
+    return {"authorization": f"Bearer {key}"}
 
 
 def check(route: Route, reply: Reply) -> None:
-    """Refuse an answer that breaks the task's format or is less sure than what was certified: CandidateFailed."""
+    """Refuse an answer that is cut off, breaks the format or is less sure than what was certified: CandidateFailed."""
+    if reply.finish != "stop":
+        raise CandidateFailed(f"{CUT_OFF} {reply.finish}")
     if not well_formed(route.evaluator, Said(reply.text), frozenset(route.labels)):
         raise CandidateFailed(MALFORMED, reply.confidence)
     if route.threshold is not None and reply.confidence < route.threshold:
@@ -87,7 +147,8 @@ async def answer(session: aiohttp.ClientSession, route: Route, body: Mapping[str
     """The candidate's checked answer in the wire form the client asked for; CandidateFailed before any byte is out."""
     reply = await ask(session, route, body)
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
-    if isinstance(limit, int) and reply.usage["completion_tokens"] > limit:
+    tokens = (reply.usage or {}).get("completion_tokens")
+    if isinstance(limit, int) and isinstance(tokens, int) and tokens > limit:
         raise CandidateFailed("answer is longer than the client allows", reply.confidence)
     check(route, reply)
     stream = body.get("stream") is True
@@ -114,12 +175,26 @@ def _reply(raw: bytes, calibration: Knots) -> Reply:
         body = json.loads(raw)
         choice = body["choices"][0]
         if choice["finish_reason"] != "stop":
-            raise CandidateFailed(f"candidate stopped with {choice['finish_reason']}")
+            raise CandidateFailed(f"{CUT_OFF} {choice['finish_reason']}")
         logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
         text, usage = choice["message"]["content"] or "", body.get("usage") or {}
         if not isinstance(text, str):
             raise TypeError("content is no text")
         return Reply(text, apply(calibration, confidence(logprobs)), {key: int(usage.get(key) or 0) for key in _COUNTS})
+    except _SHAPE_ERRORS:
+        raise CandidateFailed("candidate's answer is not a chat completion") from None
+
+
+def _hosted_reply(raw: bytes) -> Reply:
+    """The usage stays as the provider told it: what the answer costs is read from it."""
+    try:
+        body = json.loads(raw)
+        choice, usage = body["choices"][0], body.get("usage")
+        text = choice["message"].get("content") or ""
+        if not isinstance(text, str):
+            raise TypeError("content is no text")
+        finish = str(choice["finish_reason"])
+        return Reply(text, 1.0, usage if isinstance(usage, dict) and usage else None, finish)
     except _SHAPE_ERRORS:
         raise CandidateFailed("candidate's answer is not a chat completion") from None
 

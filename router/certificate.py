@@ -21,7 +21,7 @@ from router.coverage import coverage_interval
 from router.evaluators import JUDGE
 from router.judging import calibration_of, judges_of, missing
 from router.parity import lower_path, parity, upper_path, widened
-from router.registry import Candidate
+from router.registry import HOSTED, Candidate
 from router.signing import canonical
 from router.slices import slices
 from router.verdicts import SCORE, YARDSTICK
@@ -62,6 +62,7 @@ def certificate(log: Log, candidate: Candidate, floor: float) -> dict[str, Any]:
         "task": candidate.task,
         "candidate": candidate.id,
         "kind": candidate.kind,
+        "hosted": {key: candidate.card.get(key) for key in ("model", "url")} if candidate.kind == HOSTED else None,
         "issued_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "claim": _claim(candidate, found["parity"]["ceiling"]),
         "evaluator": candidate.evaluator,

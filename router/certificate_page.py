@@ -62,6 +62,7 @@ def _facts(document: Mapping[str, Any]) -> str:
     facts = {
         "task": document["task"],
         "candidate": f"{document['candidate']} ({document.get('kind', 'student')}, number {document['ordinal']})",
+        **({"hosted model": f"{hosted['model']} at {hosted['url']}"} if (hosted := document.get("hosted")) else {}),
         "issued": document["issued_at"],
         "data": f"trained at snapshot {document['training_snapshot']}, judged at {document['verdict_snapshot']}",
         "margin, alpha": f"{p['margin']:g}, {p['alpha']:g}",

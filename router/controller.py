@@ -27,9 +27,10 @@ from router.evaluators import JUDGE
 from router.gold import audit_share, score_gold
 from router.judge import Judge
 from router.judging import Appointed
-from router.lifecycle import advance, publish, route, unsigned
+from router.lifecycle import advance, publish, route, unsigned, url_of
 from router.news import News
 from router.registry import RETIRED, SHADOW, Candidate, Watch
+from router.rivals import Rivals, settled
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
 from router.templates import changes
@@ -63,6 +64,7 @@ class Controller:
         self._policy, self._served, self._sign = policy, served, sign
         self._appointed = Appointed(log, judge)
         self._watch, self._news = Watch(log), News(log)
+        self._rivals = Rivals(log, settings, judge is not None)
         self._changes: set[tuple[str, str]] = set()  # that were told
         self._looked_for_changes = -CHANGES_SECONDS
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
@@ -91,9 +93,12 @@ class Controller:
         served = self._served()
         self._news.refresh()
         busy = False
+        if self._rivals.look():
+            self._publish()
         for candidate in self._watch.now():
-            url = served.get(candidate.id)
-            if candidate.stage != RETIRED and url is not None and self._news.any(candidate, url):
+            if candidate.stage == RETIRED or not (url := url_of(candidate, served)):
+                continue
+            if self._news.any(candidate, url):
                 more = await self._look(session, teacher, candidate, url)
                 self._news.looked(candidate, url, more)
                 busy |= more
@@ -129,7 +134,9 @@ class Controller:
         judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
         paired = teacher is not None and candidate.stage == SHADOW  # The proof is; what comes later is not.
         ceiling = Ceiling(teacher, self._settings.ceiling_share) if teacher is not None and paired else None
-        compared, audited = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge), 0
+        compared = audited = 0
+        if not settled(self._log, candidate, self._settings.slice_floor):
+            compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
         if teacher is not None and not paired:
             share = audit_share(self._log, candidate, self._settings.audit_share)
             audited = await audit(self._log, teacher, candidate, share, BATCH, judge)

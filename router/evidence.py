@@ -11,7 +11,7 @@ from proxy.log import Log
 from router.coverage import coverage_interval
 from router.drift import Drift, drifted
 from router.parity import Parity, parity, widened
-from router.registry import Candidate
+from router.registry import STUDENT, Candidate
 from router.shadow import waiting
 from router.verdicts import SCORE, YARDSTICK
 
@@ -109,6 +109,7 @@ def in_words(candidate: Candidate, found: Evidence, coming: Pace | None = None) 
     """One honest line: certified, not yet and how many more (and with a pace: how long), or not with this student."""
     p = found.parity
     needed = f"{1 - p.margin:g}"
+    remedy = "retrain on more exchanges" if candidate.kind == STUDENT else "declare another model"
     if p.mean is None:
         return f"not yet: no covered exchange of {found.shadowed} compared; about {p.more} covered ones prove {needed}"
     own = (
@@ -118,9 +119,9 @@ def in_words(candidate: Candidate, found: Evidence, coming: Pace | None = None) 
     if p.proven:
         return f"certified: {figures}, at least {needed} proved; covers {found.coverage:.0%} of the task"
     if p.refuted:
-        return f"not yet: {figures}; {needed} is ruled out for this student: retrain on more exchanges"
+        return f"not yet: {figures}; {needed} is ruled out for this one: {remedy}"
     if p.more is None:
-        return f"not yet: {figures}; at this agreement no number of exchanges proves {needed}: retrain on more"
+        return f"not yet: {figures}; at this agreement no number of exchanges proves {needed}: {remedy}"
     more = round(p.more / found.coverage) if found.coverage else p.more
     when = "" if coming is None else _when(more, coming)
     return f"not yet: {figures}; about {more} more exchanges of this task to prove {needed}{when}"

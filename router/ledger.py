@@ -4,7 +4,8 @@ Every figure is a query over the log, so it can be computed again, and stays the
 go by age or are erased: `carried` counts those, and charges stay. What is unpriced is counted, never summed as zero.
 Avoided spend is an estimate and says so: for each exchange the candidate served, the mean recorded teacher cost of
 the same task's covered exchanges - the same part of the traffic - or of the whole task where none was shadowed.
-"Audit" is all that the teacher was paid for evidence: audits, and asking it again for the ceiling.
+"Audit" is all that the teacher was paid for evidence: audits, and asking it again for the ceiling. "Hosted" is what
+hosted candidates were paid: in shadow, for answers to clients, and for answers that fell back.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from proxy.log import Log
 
 # Sums of decimals do not depend on their order, so not on how the log's files lie. What is no number is unpriced.
 _MONEY = "SELECT *, TRY_CAST(usd AS DECIMAL(38, 15)) AS dollars FROM spend"
+# What was paid to models beside the teacher's answers to clients.
+_HOSTED = "('shadow', 'candidate', 'fallback')"
+_TOLD = f"('audit', 'ceiling', 'judge', {_HOSTED[1:]}"
 _TASKS = f"""
 WITH money AS ({_MONEY}
 ), teacher AS (
@@ -31,7 +35,9 @@ WITH money AS ({_MONEY}
 ), other AS (
   SELECT task, sum(dollars) FILTER (kind IN ('audit', 'ceiling')) AS audit,
          sum(dollars) FILTER (kind = 'training') AS training, sum(dollars) FILTER (kind = 'judge') AS judge,
-         count(*) FILTER (kind IN ('audit', 'ceiling', 'judge') AND dollars IS NULL) AS unpriced
+         count(*) FILTER (kind IN {_TOLD} AND dollars IS NULL) AS unpriced,
+         CASE WHEN count(*) FILTER (kind = 'candidate' AND dollars IS NULL) = 0
+              THEN coalesce(sum(dollars) FILTER (kind IN {_HOSTED}), 0) END AS hosted
   FROM money GROUP BY task
 ), counted AS (
   SELECT task, 1 AS exchanges, served_by, CAST(fallback IS NOT NULL AS INTEGER) AS fallbacks
@@ -44,7 +50,8 @@ WITH money AS ({_MONEY}
 )
 SELECT v.task, v.exchanges, v.served, v.fallbacks, CAST(t.usd AS DOUBLE),
        coalesce(t.unpriced, 0) + coalesce(o.unpriced, 0), v.served * coalesce(c.mean, a.mean),
-       CAST(o.audit AS DOUBLE), CAST(o.training AS DOUBLE), CAST(o.judge AS DOUBLE)
+       CAST(o.audit AS DOUBLE), CAST(o.training AS DOUBLE), CAST(o.judge AS DOUBLE),
+       CAST(CASE WHEN o.unpriced IS NULL THEN 0 ELSE o.hosted END AS DOUBLE)
 FROM volume v
 LEFT JOIN teacher t ON t.task IS NOT DISTINCT FROM v.task
 LEFT JOIN chat a ON a.task IS NOT DISTINCT FROM v.task
@@ -60,7 +67,7 @@ FROM ({_MONEY}) WHERE kind = 'serving'
 
 @dataclass(frozen=True, slots=True)
 class TaskLine:
-    """One task's figures; None is unknown, not zero."""
+    """One task's figures; None is unknown, not zero: of `hosted_usd` while an answer to a client is unpriced."""
 
     task: str | None
     exchanges: int
@@ -72,13 +79,14 @@ class TaskLine:
     audit_usd: float
     training_usd: float
     judge_usd: float
+    hosted_usd: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole ledger. `net_usd` = avoided - serving - training - audit - judge.
+    """The whole ledger. `net_usd` = avoided - serving - training - audit - judge - hosted.
 
-    It is None while a served exchange is unpriced.
+    It is None while a served exchange is unpriced, at the teacher or at the hosted candidate that answered it.
     """
 
     tasks: tuple[TaskLine, ...]
@@ -90,6 +98,7 @@ class Report:
     training_usd: float
     audit_usd: float
     judge_usd: float
+    hosted_usd: float | None
     net_usd: float | None
 
 
@@ -103,6 +112,8 @@ def report(log: Log) -> Report:
     training, audit, judge = (
         sum(getattr(line, f"{kind}_usd") for line in tasks) for kind in ("training", "audit", "judge")
     )
+    answers = [line.hosted_usd for line in tasks]
+    hosted = None if None in answers else sum(usd or 0.0 for usd in answers)
     return Report(
         tasks=tasks,
         teacher_usd=sum(line.teacher_usd or 0.0 for line in tasks),
@@ -113,12 +124,13 @@ def report(log: Log) -> Report:
         training_usd=training,
         audit_usd=audit,
         judge_usd=judge,
-        net_usd=None if avoided is None else avoided - serving - training - audit - judge,
+        hosted_usd=hosted,
+        net_usd=None if avoided is None or hosted is None else avoided - serving - training - audit - judge - hosted,
     )
 
 
 def _line(*columns: Any) -> TaskLine:
-    return TaskLine(*columns[:7], *(usd or 0.0 for usd in columns[7:]))
+    return TaskLine(*(*columns[:7], *(usd or 0.0 for usd in columns[7:10]), columns[10]))
 
 
 def charge(

@@ -11,6 +11,7 @@ from typing import Any
 
 from proxy.errors import Refused
 from proxy.log import Log
+from router.bids import outbid
 from router.certificate import Sign, certificate
 from router.drift import Drift
 from router.evidence import audited, evidence, in_words, pace
@@ -22,6 +23,7 @@ from router.parity import Parity
 from router.policy import Policy, Route, save_policy
 from router.registry import (
     CANARY,
+    HOSTED,
     LIVE,
     RETIRED,
     SHADOW,
@@ -97,7 +99,8 @@ def advance(log: Log, candidate: Candidate, settings: RouterSettings, sign: Sign
         return None
     if step.stage == RETIRED:
         return step.reason if move(log, candidate, RETIRED, step.reason) else None
-    if held(log, candidate, settings) or lagging(log, candidate, settings.slice_floor):
+    floor = settings.slice_floor
+    if held(log, candidate, settings) or outbid(log, candidate, floor) or lagging(log, candidate, floor):
         return None
     proof = sign(certificate(log, candidate, settings.slice_floor)) if candidate.stage == SHADOW else None
     if not move(log, candidate, step.stage, step.reason, proof, step.share):
@@ -120,13 +123,13 @@ def _called_for(log: Log, candidate: Candidate, settings: RouterSettings) -> Ste
     return Step(RETIRED, 0.0, reason) if reason else step
 
 
-def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned) -> Candidate:
-    """Take the task's newest candidate one step up and return it as it then is.
+def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned, named: str = "") -> Candidate:
+    """Take the task's newest candidate, or the `named` one, one step up and return it as it then is.
 
-    Refused without a certificate, while a slice is far behind, after audits that refuted it, and where the task is
-    frozen.
+    Refused without a certificate, while a slice is far behind, while a cheaper one passes, after audits that refuted
+    it, and where the task is frozen.
     """
-    candidate = newest(log, task)
+    candidate = newest(log, task, named)
     found = evidence(log, candidate)
     if candidate.stage == LIVE:
         return candidate
@@ -141,13 +144,15 @@ def promote(log: Log, task: str, settings: RouterSettings, sign: Sign = unsigned
         proof = sign(certificate(log, candidate, settings.slice_floor))
     if proof is None:
         raise Refused(f"no promotion without a certificate: {in_words(candidate, found)}")
+    if dearer := outbid(log, candidate, settings.slice_floor):
+        raise Refused(f"{dearer}: `stillroom rollback {task}` first where that one should not answer")
     if audited(log, candidate).parity.refuted:
         raise Refused(f"audits refuted {candidate.id} after its promotion: distill another one")
     step = following(candidate.stage, candidate.share, "promoted by the operator", settings)
     if not move(log, candidate, step.stage, step.reason, proof, step.share):
         raise Refused(f"{candidate.id} changed its stage just now: look at `stillroom status` and try again")
     _supersede(log, candidate)
-    return newest(log, task)
+    return newest(log, task, candidate.id)
 
 
 def rollback(log: Log, task: str, reason: str) -> list[Candidate]:
@@ -158,7 +163,7 @@ def rollback(log: Log, task: str, reason: str) -> list[Candidate]:
 
 
 def publish(log: Log, settings: RouterSettings, served: Mapping[str, str], path: Path) -> Policy:
-    """Write the policy: canary and live candidates whose engine is ready; `served` maps candidate to its URL.
+    """Write the policy: canary and live candidates that can be asked; `served` maps those of an engine to its URL.
 
     Reading the stages and writing the file are one step under a lock, so that a slower publisher cannot put back what
     a rollback has just taken away.
@@ -167,17 +172,23 @@ def publish(log: Log, settings: RouterSettings, served: Mapping[str, str], path:
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         routes = {
-            candidate.task: route(candidate, settings, served[candidate.id])
+            candidate.task: route(candidate, settings, url)
             for candidate in candidates(log)
-            if candidate.stage in (CANARY, LIVE) and candidate.id in served
+            if candidate.stage in (CANARY, LIVE) and (url := url_of(candidate, served))
         }
         policy = Policy(routes)
         save_policy(policy, path)
     return policy
 
 
+def url_of(candidate: Candidate, served: Mapping[str, str]) -> str | None:
+    """Where the candidate can be asked now: a hosted one always at its own URL, a student where it is `served`."""
+    return str(candidate.card["url"]) if candidate.kind == HOSTED else served.get(candidate.id)
+
+
 def route(candidate: Candidate, settings: RouterSettings, url: str) -> Route:
     """How the candidate is asked, in shadow as in live traffic."""
+    most = candidate.card["max_tokens"]
     return Route(
         candidate=candidate.id,
         url=url,
@@ -189,10 +200,12 @@ def route(candidate: Candidate, settings: RouterSettings, url: str) -> Route:
         labels=tuple(candidate.card["labels"]),
         static=tuple(candidate.card["static"]),
         extra_lines=candidate.card.get("extra_lines"),  # Students of before do not say.
-        max_tokens=int(candidate.card["max_tokens"]),
+        max_tokens=None if most is None else int(most),
         timeout=settings.candidate_timeout,
         at_once=settings.candidate_concurrency,
         calibration=tuple((sure, probability) for sure, probability in candidate.card.get("calibration", ())),
+        model=candidate.card["model"] if candidate.kind == HOSTED else "",
+        key_env=candidate.card.get("key_env", ""),
     )
 
 
@@ -201,6 +214,9 @@ def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[s
     found, done = evidence(log, candidate), tried(log, candidate, settings.canary_exchanges)
     proved_in_shadow = found.parity.proven and candidate.stage == SHADOW
     late = lagging(log, candidate, settings.slice_floor) if proved_in_shadow else None
+    holds = held(log, candidate, settings)
+    if proved_in_shadow and holds is None:
+        holds = outbid(log, candidate, settings.slice_floor)
     return {
         "task": candidate.task,
         "candidate": candidate.id,
@@ -212,7 +228,7 @@ def standing(log: Log, candidate: Candidate, settings: RouterSettings) -> dict[s
         "missing": missing(log, candidate.id)[0],
         "tried": asdict(done),
         "share": candidate.share,
-        "next": upcoming(candidate, found.parity, done, held(log, candidate, settings), settings),
+        "next": upcoming(candidate, found.parity, done, holds, settings),
         "feedback": asdict(told(log, candidate)),
     }
 

@@ -32,6 +32,9 @@ class Route:
     scale of `calibration`, which turns what the tokens' probabilities say into the probability of a good verdict.
     `held_back` is the share of conversations that stays with the teacher, whatever `share` is. `static` and
     `extra_lines` are what the student knows of the task's instructions (`router.prompt`).
+
+    With a `model` the candidate is a hosted one: `url` is then the base of its API, `/v1` included, and `key_env` names
+    the variable with its key, which itself is nowhere but in the environment. It has no `max_tokens` of its own.
     """
 
     candidate: str
@@ -44,10 +47,12 @@ class Route:
     labels: tuple[str, ...]
     static: tuple[str, ...]
     extra_lines: int | None
-    max_tokens: int
+    max_tokens: int | None
     timeout: float
     at_once: int
     calibration: Knots = ()
+    model: str = ""
+    key_env: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from proxy.log import Log
 from router.parity import family_alpha
 
 SHADOW, CANARY, LIVE, RETIRED = "shadow", "canary", "live", "retired"
+STUDENT, HOSTED = "student", "hosted"  # The kinds: who is served by our engine, and who is somebody else's model.
 SUPERSEDED = "superseded by "  # How the reason begins where another candidate took over: nothing went wrong.
 
 
@@ -45,6 +46,11 @@ class Candidate:
     since: datetime
     reason: str
     share: float
+
+    @property
+    def line(self) -> tuple[str, str | None]:
+        """Of whom it is a newer version: of the task's other students, or of the same rival as declared before."""
+        return self.kind, self.card.get("rival")
 
 
 # Before transitions had a share, a canary's was one setting, by default a tenth.
@@ -84,12 +90,15 @@ def _candidate(*columns: Any) -> Candidate:
     return Candidate(*columns[:11], json.loads(columns[11]), *columns[12:])  # type: ignore[call-arg]
 
 
-def newest(log: Log, task: str) -> Candidate:
-    """The task's newest candidate; BadInput when it has none."""
+def newest(log: Log, task: str, candidate: str = "") -> Candidate:
+    """The task's newest candidate, or where given the one of this id; BadInput when there is none."""
     found = candidates(log, task)
     if not found:
         raise BadInput(f"task {task!r} has no candidate: run `stillroom distill {task}` first")
-    return found[-1]
+    named = [one for one in found if candidate in ("", one.id)]
+    if not named:
+        raise BadInput(f"task {task!r} has no candidate {candidate!r}: it has {', '.join(one.id for one in found)}")
+    return named[-1]
 
 
 def register(
@@ -106,7 +115,7 @@ def register(
     bundle: str,
     card: Mapping[str, Any],
 ) -> bool:
-    """Register a candidate at stage shadow and retire those still in shadow; False when it was known already.
+    """Register a candidate at stage shadow and retire those of its line still there; False when it was known already.
 
     `alpha` is the task's whole error rate; the candidate gets its share by order of registration.
     """
@@ -136,8 +145,9 @@ def register(
         return True
 
     fresh = log.transaction(work)
+    line = kind, card.get("rival")
     for older in candidates(log, task):
-        if fresh and older.id != candidate and older.stage == SHADOW:
+        if fresh and older.id != candidate and older.line == line and older.stage == SHADOW:
             move(log, older, RETIRED, f"{SUPERSEDED}{candidate}")
     return fresh
 

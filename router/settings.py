@@ -19,6 +19,20 @@ class TaskSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RivalSettings:
+    """`[router.rivals.NAME]`: a hosted model that may answer `tasks` for less money than the teacher.
+
+    `url` is the base of an OpenAI-compatible API, with its /v1; other providers are not spoken to. `key_env` names the
+    variable with its key, empty: it needs none.
+    """
+
+    tasks: tuple[str, ...] = ()
+    model: str = ""
+    url: str = ""
+    key_env: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RouterSettings:
     """`[router]`: declared before any data is seen; shares in [0, 1], times in seconds unless the name says hours.
 
@@ -41,6 +55,7 @@ class RouterSettings:
     candidate_concurrency: int = 8
     poll_seconds: float = 1.0
     tasks: dict[str, TaskSettings] = field(default_factory=dict)
+    rivals: dict[str, RivalSettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

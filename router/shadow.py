@@ -15,11 +15,11 @@ from typing import Any
 import aiohttp
 
 from proxy.deciding import CandidateFailed
-from proxy.derive import Derived
+from proxy.derive import CHAT, Derived, derive
 from proxy.errors import BadInput
 from proxy.log import Log
 from proxy.relay import Upstream
-from router.candidates import ask, check, teacher_only
+from router.candidates import UNAVAILABLE, Reply, ask, check, teacher_only
 from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer
 from router.judge import Judge
 from router.policy import HELD_BACK, Route
@@ -66,7 +66,8 @@ async def shadow(
 
     Once the candidate is promoted these are the held back ones, and the verdicts' kind is "holdback". With a `ceiling`,
     the teacher is asked again on its share of them, where the candidate's answer is covered. None are compared where a
-    judge has to score and there is none now; what it could not be asked about is left for later. BadInput when the
+    judge has to score and there is none now; what it could not be asked about is left for later, and so is what a
+    hosted candidate's provider had no answer to (`UNAVAILABLE`). BadInput when the
     operator's evaluator fails on one of them: then none is recorded, since leaving out what it fails on would flatter
     the candidate.
     """
@@ -86,7 +87,10 @@ async def shadow(
         if reason := teacher_only(body):
             return Verdict(exchange, kind, 0.0, None, False, None, 0.0, reason)
         async with gate:
-            asked = await _asked(session, patient, Verdict(exchange, kind, 0.0, None, False, None, 0.0, None), body)
+            empty = Verdict(exchange, kind, 0.0, None, False, None, 0.0, None)
+            asked = await _asked(session, patient, empty, body, costs)
+        if asked.error and asked.error.startswith(UNAVAILABLE):
+            return None
         verdict = await _scored(score, asked, body, teacher, costs)
         if verdict is None or not (ceiling and verdict.covered and exchange in again):
             return verdict
@@ -151,19 +155,29 @@ async def _audited(score: Score, asked: Verdict, request: str, wanted: Derived, 
     return replace(asked, verdict=said.verdict, covered=not said.unavailable, error=said.error)
 
 
-async def _asked(session: aiohttp.ClientSession, route: Route, asked: Verdict, body: Mapping[str, Any]) -> Verdict:
+async def _asked(
+    session: aiohttp.ClientSession, route: Route, asked: Verdict, body: Mapping[str, Any], costs: Costs
+) -> Verdict:
     """What the candidate answers, not scored yet."""
     started = time.perf_counter()
     text, sure, error, covered = None, None, None, False
     try:
         reply = await ask(session, route, body)
         text, sure = reply.text, reply.confidence
+        if route.model:
+            costs.hosted.append((asked.exchange, _bought(reply)))
         check(route, reply)
         covered = True
     except CandidateFailed as failed:
         error = str(failed) if failed.confidence is None else None
     elapsed = (time.perf_counter() - started) * 1000
     return replace(asked, confidence=sure, covered=covered, answer=text, latency_ms=elapsed, error=error)
+
+
+def _bought(reply: Reply) -> Derived:
+    """An answer's tokens, read as the teacher's are."""
+    text = json.dumps({"choices": [{"message": {}, "finish_reason": None}], "usage": reply.usage})
+    return derive(CHAT, None, "{}", 200, False, text)
 
 
 async def _scored(score: Score, asked: Verdict, body: Mapping[str, Any], teacher: Said, costs: Costs) -> Verdict | None:

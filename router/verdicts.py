@@ -49,11 +49,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What comparing has cost so far; both lists grow as it goes, so that nothing paid is lost where it fails."""
+    """What comparing has cost so far; all lists grow as it goes, so that nothing paid is lost where it fails."""
 
     teacher: list[tuple[str, str, Derived]] = field(default_factory=list)
     """Exchange, kind of charge, and what the teacher answered."""
     judge: list[Bill] = field(default_factory=list)
+    hosted: list[tuple[str, Derived]] = field(default_factory=list)
+    """Exchange, and what a hosted candidate answered; without counts it is unpriced."""
 
 
 def record(log: Log, candidate: Candidate, verdicts: Sequence[Verdict], costs: Costs, judge: str | None = None) -> int:
@@ -69,8 +71,11 @@ def record(log: Log, candidate: Candidate, verdicts: Sequence[Verdict], costs: C
         for exchange, kind, paid in costs.teacher:
             counts = [paid.prompt_tokens, paid.cached_tokens, paid.completion_tokens]
             connection.execute(_CHARGE, [ulid(), candidate.task, kind, paid.model, exchange, paid.model, *counts])
+        for exchange, paid in costs.hosted:
+            asked, counts = candidate.card["model"], [paid.prompt_tokens, paid.cached_tokens, paid.completion_tokens]
+            connection.execute(_CHARGE, [ulid(), candidate.task, "shadow", candidate.id, exchange, asked, *counts])
 
-    if verdicts or costs.teacher or costs.judge:
+    if verdicts or costs.teacher or costs.judge or costs.hosted:
         log.transaction(work)
     return len(verdicts)
 

@@ -7,14 +7,17 @@ import pytest
 
 import router
 from proxy.counters import OTHER, fallback_word
-from router.candidates import CHANGED, MALFORMED, UNREACHABLE, UNSURE
+from router.candidates import CHANGED, CUT_OFF, MALFORMED, UNAVAILABLE, UNREACHABLE, UNSURE
 
 FOLDER = Path(router.__file__).parent
 
 
 def reasons() -> list[str]:
     """How each text given to CandidateFailed begins, as far as it is fixed."""
-    names = {"UNREACHABLE": UNREACHABLE, "UNSURE": UNSURE, "MALFORMED": MALFORMED, "CHANGED": CHANGED}
+    names = {
+        "UNREACHABLE": UNREACHABLE, "UNSURE": UNSURE, "MALFORMED": MALFORMED, "CHANGED": CHANGED, "CUT_OFF": CUT_OFF,
+        "UNAVAILABLE": UNAVAILABLE, "gone": UNAVAILABLE,
+    }  # fmt: skip
     found = []
     for file in sorted(FOLDER.glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

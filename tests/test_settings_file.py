@@ -6,7 +6,7 @@ from typing import Any
 
 from distiller.settings import Settings, load_settings
 from proxy.settings import parse, read_toml
-from router.settings import Price, TaskSettings
+from router.settings import Price, RivalSettings, TaskSettings
 
 FILE = Path(__file__).parent.parent / "deploy" / "stillroom.toml"
 
@@ -27,7 +27,8 @@ def test_the_file_is_the_defaults() -> None:
 
 def test_it_names_every_setting_there_is() -> None:
     defaults = leaves(dataclasses.asdict(Settings()))
-    assert defaults.pop("money.prices") == defaults.pop("router.tasks") == {}  # Shown as comments: see below.
+    for name in ("money.prices", "router.tasks", "router.rivals"):  # Shown as comments: see below.
+        assert defaults.pop(name) == {}
     written = leaves(read_toml(FILE))
     assert {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()} == defaults
     assert {name: type(value) for name, value in written.items() if not isinstance(value, list)} == {
@@ -40,6 +41,8 @@ def test_what_is_commented_out_is_valid_too() -> None:
     settings = parse(Settings, tomllib.loads(text))
     assert settings.money.prices == {"my-model": Price(input=2.5, output=10.0, cached_input=1.25)}
     assert settings.router.tasks == {"my-task": TaskSettings(aliases={"refund": "refunds"})}
+    (rival,) = settings.router.rivals.values()
+    assert rival == RivalSettings(("my-task",), "small-model", "https://api.example.com/v1", "RIVAL_API_KEY")
 
 
 def test_every_setting_that_the_readme_names_exists() -> None:
@@ -48,4 +51,4 @@ def test_every_setting_that_the_readme_names_exists() -> None:
     text = (FILE.parent.parent / "README.md").read_text(encoding="utf-8")
     named = {f"{table}.{key}" for table, key in re.findall(r"`\[*(\w+)\.(\w+)", text) if table in tables}
     assert len(named) > 10
-    assert named - known.keys() - {"router.tasks", "teacher.deployments"} == set()
+    assert named - known.keys() - {"router.tasks", "router.rivals", "teacher.deployments"} == set()

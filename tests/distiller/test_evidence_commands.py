@@ -12,9 +12,10 @@ from proxy.ids import ulid
 from proxy.log import Log
 from router.decide import Router
 from router.evaluators import JUDGE
+from router.ledger import charge
 from router.lifecycle import advance, promote, publish
 from router.policy import PolicyWatcher, load_policy
-from router.registry import CANARY, move
+from router.registry import CANARY, candidates, move
 from router.settings import RouterSettings
 from stillroom import main
 from tests.logs import migrated
@@ -107,6 +108,41 @@ def test_where_a_judge_decides_it_is_shown_how_alike_the_answers_look(
     assert shown["similarity"] == {"student-1": {"judged": 1, "good": 0.0, "worse": None}}
     assert run(config, "status") == 0
     assert "how alike the two answers look" in capsys.readouterr().out
+
+
+def test_rivals_are_shown_and_the_cheapest_that_passes_is_named(
+    config: Path, log: Log, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(config, "rivals", "nothing") == 1
+    assert "task 'nothing' has no candidate" in capsys.readouterr().err
+    for name in ("cheap", "dear"):
+        card = {"rival": name, "model": f"{name}-model", "url": "http://127.0.0.1:9/v1"}
+        known(log, name, kind="hosted", threshold=None, card=card | {"labels": [], "static": [], "max_tokens": None})
+    assert run(config, "rivals", TASK) == 0
+    assert "none passes yet" in capsys.readouterr().out
+    for candidate in candidates(log):
+        judged(log, candidate, [1.0] * 200)
+    charge(log, "shadow", 0.002, 1.0, "exchange", TASK, "cheap")
+    assert run(config, "rivals", TASK) == 0
+    shown = capsys.readouterr().out
+    assert "the cheapest that passes: cheap" in shown
+    assert "$2.0000" in shown
+    assert "unpriced" in shown
+    assert run(config, "rivals", TASK, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cheapest"] == "cheap"
+    lines = [(one["model"], one["stage"], one["passes"], one["usd_per_1000"]) for one in found["candidates"]]
+    assert lines == [("cheap-model", "shadow", True, 2.0), ("dear-model", "shadow", True, None)]
+    assert run(config, "promote", TASK) == 1
+    assert "cheap passes too" in capsys.readouterr().err
+    assert run(config, "promote", TASK, "--candidate", "cheap") == 0
+    assert "cheap is now: canary" in capsys.readouterr().out
+    assert load_policy(config.parent / "home" / "state" / "policy.json").routes[TASK].model == "cheap-model"
+    file, page = config.parent / "proof.json", config.parent / "proof.html"
+    assert run(config, "certificate", TASK, "--candidate", "cheap", "--output", str(file), "--html", str(page)) == 0
+    assert json.loads(file.read_text())["hosted"] == {"model": "cheap-model", "url": "http://127.0.0.1:9/v1"}
+    assert "cheap-model at http://127.0.0.1:9/v1" in page.read_text()
 
 
 def test_a_task_is_frozen_shown_and_thawed(config: Path, log: Log, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,8 @@ def test_a_task_is_due_by_what_its_newest_student_never_saw(log: Log) -> None:
     insert(log, [f"later {number}" for number in range(10)])
     assert due(log, fewest=10, fewest_ever=30) == [TASK]
     assert due(log, fewest=11, fewest_ever=30) == []
+    known(log, "rival", kind="hosted", card={"data_until": datetime.now(UTC).isoformat(), "rival": "cheap"})
+    assert due(log, fewest=10, fewest_ever=30) == [TASK]  # A rival learned from nothing.
 
 
 def test_a_frozen_task_is_never_due(log: Log) -> None:

@@ -53,6 +53,10 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("[distiller]\nrank = 32", r"serving\.max_lora_rank"),
         ('[router.tasks.triage]\nevaluator = "vibes"', r"router\.tasks\.triage: unknown evaluator 'vibes'"),
         ('[router.tasks.triage]\nevaluator = "json"\naliases = {a = "b"}', r"router\.tasks\.triage: aliases are for"),
+        ('[router.rivals."a b"]\nmodel = "m"', r"router\.rivals\.a b: name it with"),
+        ('[router.rivals.r]\nmodel = "m"', r"router\.rivals\.r needs a model, and tasks"),
+        ('[router.rivals.r]\ntasks = ["t"]\nmodel = "m"\nurl = "x"', r"router\.rivals\.r\.url must be the base"),
+        ('[router.rivals.r]\ntasks = ["t"]\nmodel = "m"\nurl = "http://k:s@x/v1"', "must not carry a key"),
         ("home = ", "is not TOML"),
     ],
 )

@@ -137,6 +137,25 @@ class Engine:
         return {"id": "chatcmpl-1", "object": "chat.completion", "choices": [choice], "usage": usage}
 
 
+class Hosted(Engine):
+    """Somebody else's model behind a key: as above, without probabilities, and with what its provider counts."""
+
+    def __init__(self, say: Callable[[str], str], key: str = "") -> None:
+        super().__init__(lambda text: (say(text), 1.0))
+        self.key = key
+        self.usage: dict[str, Any] | None = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+
+    async def chat(self, request: Request) -> Response:
+        if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
+            return Response(json.dumps({"error": {"message": f"not {self.key}"}}), 401)
+        return await super().chat(request)
+
+    def completion(self, body: dict[str, Any]) -> dict[str, Any]:
+        said = super().completion(body)
+        del said["choices"][0]["logprobs"]
+        return said | {"usage": self.usage}
+
+
 @pytest.fixture
 def engine() -> Engine:
     return Engine(lambda text: ("billing", 0.9))

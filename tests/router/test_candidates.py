@@ -1,8 +1,11 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -11,7 +14,7 @@ from proxy.deciding import Answer, CandidateFailed
 from router.candidates import Reply, _events, _plain, answer, teacher_only
 from router.policy import Route
 from router.prompt import line_hash
-from tests.router.conftest import Engine, chat, route_to
+from tests.router.conftest import Engine, Hosted, chat, route_to
 from tests.servers import free_port, serving
 
 GOOD: dict[str, Any] = {
@@ -208,3 +211,85 @@ def test_any_text_survives_both_wire_forms(text: str, with_usage: bool) -> None:
     events = chunks(Answer(b"", _events(head, reply, with_usage), True, 1.0))
     assert "".join(choice.delta.content or "" for event in events for choice in event.choices) == text
     assert ChatCompletion.model_validate_json(_plain(head, reply)).choices[0].message.content == text
+
+
+def to(url: str, **changes: Any) -> Route:
+    given: dict[str, Any] = {"url": url, "model": "small", "threshold": None, "max_tokens": None}
+    return replace(route_to(url), **(given | changes))
+
+
+async def hosted(provider: Hosted, fields: dict[str, Any] | None = None, **route: Any) -> Answer:
+    with serving(provider.app) as url:
+        return await asked_at(to(url, **route), body(**(fields or {})))
+
+
+async def test_a_hosted_model_reads_the_clients_own_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIVAL_KEY", "sk-rival")
+    provider = Hosted(lambda text: "Billing.", "sk-rival")
+    fields = {"temperature": 0.2, "max_tokens": 90, "user": "u-1", "stream": True, "seed": None}
+    sent = await hosted(provider, fields, key_env="RIVAL_KEY", static=(line_hash("Never said."),))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks(sent)) == "Billing."
+    assert provider.asked == [{"model": "small", "messages": body()["messages"], "temperature": 0.2, "max_tokens": 90}]
+    assert sent.confidence == 1.0
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}, None])
+async def test_a_hosted_models_usage_is_passed_on_as_it_is_told(usage: dict[str, Any] | None) -> None:
+    provider = Hosted(lambda text: "billing")
+    provider.usage = usage
+    assert json.loads((await hosted(provider)).body)["usage"] == usage
+
+
+@pytest.mark.parametrize("key", [None, "", "sk-other", "two\nlines"])
+async def test_without_its_key_a_hosted_model_is_unavailable_and_no_key_is_told(
+    key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RIVAL_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("RIVAL_KEY", key)
+    with pytest.raises(CandidateFailed, match=r"^provider unavailable") as failed:
+        await hosted(Hosted(lambda text: "billing", "sk-rival"), key_env="RIVAL_KEY")
+    assert "sk-" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(400, "candidate answered 400"), (429, "provider un"), (500, "HTTP 500")]
+)
+async def test_a_hosted_model_that_errs_is_a_failure(status: int, reason: str) -> None:
+    provider = Hosted(lambda text: "billing")
+    provider.status = status
+    with pytest.raises(CandidateFailed, match=reason):
+        await hosted(provider)
+
+
+async def test_a_key_follows_no_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RIVAL_KEY", "sk-rival")
+    provider = Hosted(lambda text: "billing")
+    app = FastAPI()
+    with serving(provider.app) as url:
+        app.add_api_route("/v1/chat/completions", lambda: RedirectResponse(f"{url}/chat/completions"), methods=["POST"])
+        with serving(app) as moved, pytest.raises(CandidateFailed, match="candidate answered 307"):
+            await asked_at(to(moved, key_env="RIVAL_KEY"), body())
+    assert provider.asked == []
+
+
+async def test_a_hosted_model_that_is_not_there_or_cut_off_is_a_failure() -> None:
+    with pytest.raises(CandidateFailed, match="provider unavailable: Client"):
+        await asked_at(to(f"http://127.0.0.1:{free_port()}/v1"), body())
+    provider = Hosted(lambda text: "billing")
+    provider.finish = "length"
+    with pytest.raises(CandidateFailed, match="candidate stopped with length"):
+        await hosted(provider)
+    with pytest.raises(CandidateFailed, match="unreadable request"):
+        await hosted(provider, {"messages": []})
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MALFORMED if "probabilit" not in kind and "infinit" not in kind])
+async def test_a_malformed_answer_of_a_hosted_model_is_a_failure_unless_only_its_counts_are(kind: str) -> None:
+    provider, raw = Hosted(lambda text: "billing"), MALFORMED[kind]
+    provider.raw = raw if isinstance(raw, bytes) else json.dumps(raw).encode()
+    if raw in (MALFORMED["usage that is none"], MALFORMED["counts that are none"]):
+        assert (await hosted(provider)).confidence == 1.0
+        return
+    with pytest.raises(CandidateFailed, match="not a chat completion"):
+        await hosted(provider)

@@ -59,7 +59,7 @@ def test_audits_are_judged_apart(log: Log) -> None:
         (200, 0, 50, "certified: .* covers 80% of the task"),
         (10, 0, 10, "more exchanges of this task to prove 0.95"),
         (9, 1, 0, "no number of exchanges proves 0.95"),
-        (0, 60, 0, "0.95 is ruled out for this student"),
+        (0, 60, 0, "0.95 is ruled out for this one: retrain on more"),
     ],
 )
 def test_the_line_for_people_says_where_it_stands(log: Log, right: int, wrong: int, unsure: int, said: str) -> None:

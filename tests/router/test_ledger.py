@@ -76,6 +76,19 @@ def test_the_net_is_what_was_avoided_less_all_that_it_took(log: Log) -> None:
     assert found.net_usd == pytest.approx(15.0 - 2.0 - 4.0 - 0.25 - 0.125)
 
 
+def test_what_hosted_candidates_are_paid_is_spent(log: Log) -> None:
+    priced(log, insert(log, ["a", "b"]), 5.0)
+    insert(log, ["c", "d"], served_by="rival-1")
+    for kind, usd in (("shadow", 0.5), ("candidate", 1.0), ("candidate", 2.0), ("fallback", None)):
+        spent(log, kind, usd)
+    found = report(log)
+    assert (found.avoided_usd, found.hosted_usd, found.unpriced) == (10.0, 3.5, 1)
+    assert found.net_usd == pytest.approx(10.0 - 3.5)
+    spent(log, "candidate", None)
+    found = report(log)
+    assert (found.hosted_usd, found.net_usd, found.unpriced) == (None, None, 2)
+
+
 def test_a_loss_is_shown_as_one(log: Log) -> None:
     insert(log, ["a"])
     charge(log, "training", 4.0, 0.5, "hour", task=TASK)

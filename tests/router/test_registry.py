@@ -69,6 +69,9 @@ def test_the_newest_candidate_is_the_last_registered(log: Log) -> None:
     known(log, "zebra")
     known(log, "aardvark")
     assert newest(log, TASK).id == "aardvark"
+    assert newest(log, TASK, "zebra").id == "zebra"
+    with pytest.raises(BadInput, match="has no candidate 'tiger': it has zebra, aardvark"):
+        newest(log, TASK, "tiger")
 
 
 def test_a_task_without_candidates_says_what_to_do(log: Log) -> None:

@@ -12,11 +12,14 @@ from distiller.settings import load_settings
 
 def status(arguments: argparse.Namespace) -> int:
     """Show stages, evidence and the engine."""
+    from datetime import UTC, datetime
+
     from distiller.terminal import status_table
+    from router import golden, sunset
     from router.freezes import frozen
     from router.gold import ignored
     from router.lifecycle import standing
-    from router.registry import candidates
+    from router.registry import RETIRED, candidates
     from router.templates import changes
 
     settings = load_settings(arguments.config)
@@ -32,6 +35,10 @@ def status(arguments: argparse.Namespace) -> int:
     changed = [change.words for change in changes(log, known)]
     shown = {"engine": state, "candidates": found, "frozen": ice, "changed": changed}
     shown["feedback_ignored"] = ignored(log)
+    ends, now = sunset.sunsets(log, settings.teacher.sunsets, datetime.now(UTC)), datetime.now(UTC)
+    shown["sunsets"] = [sunset.in_words(one, now) for one in ends]
+    ended = [one.model for one in ends if one.come]
+    shown["golden"] = {one.id: golden.standing(log, one, ended) for one in known if ended and one.stage != RETIRED}
     return show(arguments, shown, status_table)
 
 

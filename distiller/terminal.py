@@ -17,6 +17,7 @@ from router.ledger import Report, TaskLine
 
 if TYPE_CHECKING:  # duckdb comes with it.
     from distiller.erase import Erased
+    from router.golden import Golden
     from router.verification import Verification
 
 
@@ -107,16 +108,24 @@ def status_table(status: Mapping[str, Any]) -> None:
         console.print(f"  not served: {name}: {problem}")
     for task, freeze in status["frozen"].items():
         console.print(f"frozen: {task}, since {freeze['since']}: {freeze['reason']}")
-    for change in status["changed"]:
+    for change in [*status["sunsets"], *status["changed"]]:
         console.print(change, soft_wrap=True)
     table = Table("task", "candidate", "stage", "why", "evidence", "next", title="Candidates")
     for candidate in status["candidates"]:
         table.add_row(*(str(candidate[key]) for key in ("task", "candidate", "stage", "reason", "verdict", "next")))
     console.print(table)
+    for name, one in status["golden"].items():
+        console.print(f"{name}: {_golden_line(one)}", soft_wrap=True)
     for candidate in status["candidates"]:
         _feedback_lines(console, candidate["candidate"], candidate["feedback"])
     if status["feedback_ignored"]:
         console.print(f"{status['feedback_ignored']} feedbacks name another tenant's exchange, or none in the log")
+
+
+def _golden_line(one: "Golden") -> str:
+    kept = f"golden set of {one.exchanges} exchanges" if one.exchanges else "no golden exchange is kept: nothing shows"
+    since = "not asked again yet" if one.mean is None else f"{one.mean:.3f} of its agreement kept"
+    return f"{kept}, {one.verdicts} verdicts since: {since}"
 
 
 def _feedback_lines(console: Console, name: str, said: Mapping[str, Any]) -> None:

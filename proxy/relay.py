@@ -8,7 +8,7 @@ stream, wait for it. Where anything of ours fails, the client still gets the tea
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.admitting import Admit, Denied
@@ -23,6 +23,7 @@ from proxy.ids import ulid
 from proxy.keeping import Keeper
 from proxy.receiving import BodyTooLarge, ClientGone, HangUp, Lookout, Message, Receive, read_body
 from proxy.stripper import UsageStripper
+from proxy.sunset import SUCCESSOR, Succession
 from proxy.upstream import response_headers
 from proxy.usage import ask_for_usage
 
@@ -77,6 +78,8 @@ class RelayOptions:
     drain_seconds: float = 0.0
     stream_usage: bool = True
     """Ask for the usage of streams whose client did not, and take it out of the answer again."""
+    succession: Succession = field(default_factory=Succession)
+    """Which models are asked in the place of those that have ended."""
 
 
 class Relay:
@@ -172,6 +175,7 @@ class Relay:
     async def _from_teacher(self, exchange: Exchange, scope: Scope, send: Send) -> None:
         query = f"?{exchange.query}" if exchange.query else ""
         target = scope.get("raw_path", exchange.path.encode()).decode("latin-1") + query
+        self._succeed(exchange)
         headers, body = scope["headers"], exchange.request
         asked = ask_for_usage(body) if self._options.stream_usage and exchange.path in _STREAMS_WITH_USAGE else None
         if asked is not None:  # What was asked for has to be taken out again, and so has to be readable.
@@ -186,6 +190,12 @@ class Relay:
             await self._pass_on(upstream, exchange, send, asked is not None)
         finally:
             upstream.close()
+
+    def _succeed(self, exchange: Exchange) -> None:
+        """Ask the successor where the model has ended; recorded as it is asked, as that is what is paid for."""
+        succeeded = self._options.succession(exchange.request, exchange.ts)
+        if succeeded is not None:
+            exchange.request, exchange.reason = succeeded.body, f"{succeeded.reason}; {exchange.reason}"
 
     async def _pass_on(self, upstream: UpstreamResponse, exchange: Exchange, send: Send, strip: bool) -> None:
         exchange.status, exchange.response_headers = upstream.status, upstream.raw_headers
@@ -286,10 +296,13 @@ async def _answer(send: Send, status: int, body: bytes, headers: Headers = _JSON
 
 
 def _about(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    reason = exchange.fallback or exchange.reason
+    if exchange.fallback and exchange.reason.startswith(SUCCESSOR):
+        reason = f"{exchange.reason}; {exchange.fallback}"
     return [
         (b"x-stillroom-exchange", exchange.id.encode()),
         (b"x-stillroom-served-by", exchange.served_by.encode()),
-        (b"x-stillroom-reason", _printable(exchange.fallback or exchange.reason)),
+        (b"x-stillroom-reason", _printable(reason)),
     ]
 
 

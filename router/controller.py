@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,20 @@ from proxy.errors import BadInput, StillroomError, Unavailable
 from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
+from proxy.settings import SunsetSettings
 from proxy.waiting import pause
 from router.ceiling import Ceiling
 from router.certificate import Sign
 from router.evaluators import JUDGE
 from router.gold import audit_share, score_gold
+from router.golden import golden
 from router.judge import Judge
 from router.judging import Appointed
 from router.lifecycle import advance, publish, route, unsigned
 from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
+from router.sunset import Ended
 from router.templates import changes
 
 _log = logging.getLogger("stillroom.controller")
@@ -56,12 +59,13 @@ class Controller:
         served: Served,
         sign: Sign = unsigned,
         judge: Judge | None = None,
+        sunsets: Sequence[SunsetSettings] = (),
     ) -> None:
         """Hold the collaborators; `sign` is for certificates; without a `judge`, what only one can score waits."""
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served, self._sign = policy, served, sign
         self._appointed = Appointed(log, judge)
-        self._watch = Watch(log)
+        self._watch, self._ended = Watch(log), Ended(log, sunsets)
         self._changes: set[tuple[str, str]] = set()  # that were told
         self._looked_for_changes = -CHANGES_SECONDS
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
@@ -112,14 +116,16 @@ class Controller:
     ) -> bool:
         asked = route(candidate, self._settings, url)
         judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
+        ended = self._ended.now().keys()
         audited, at_once = 0, self._settings.shadow_concurrency
         ceiling = None
         if teacher is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
-            ceiling = Ceiling(teacher, self._settings.ceiling_share)
+            ceiling = Ceiling(teacher, self._settings.ceiling_share, ended)
         compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
+        share = audit_share(self._log, candidate, self._settings.audit_share)
         if teacher is not None:
-            share = audit_share(self._log, candidate, self._settings.audit_share)
-            audited = await audit(self._log, teacher, candidate, share, BATCH, judge)
+            audited = await audit(self._log, teacher, candidate, share, BATCH, judge, ended)
+        audited += await golden(self._log, session, candidate, asked, ended, share, BATCH, at_once, judge)
         score_gold(self._log, candidate)
         reason = advance(self._log, candidate, self._settings, self._sign)
         if reason:

@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from proxy.derive import Derived
 from proxy.errors import BadInput
 from proxy.log import Log
 from proxy.relay import Upstream
+from proxy.sunset import GONE, SUCCESSOR
 from router.candidates import ask, check, teacher_only
 from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer
 from router.judge import Judge
@@ -30,13 +31,17 @@ from router.verdicts import Costs, Verdict, record
 
 _log = logging.getLogger("stillroom.shadow")
 
-# Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
-_UNSHADOWED = """
+# Only whole, plain answers of the teacher given after the student's data was frozen can be compared with. A successor's
+# are no measure of who learned from the model before it, and never saw one.
+_UNSHADOWED = f"""
 FROM exchanges e
-WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ) AND served_by = 'teacher'
+WHERE path = '/v1/chat/completions' AND task = $task AND ts > CAST($until AS TIMESTAMPTZ) AND served_by = 'teacher'
   AND status = 200 AND NOT partial
   AND finish_reason = 'stop' AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
-  AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND v.exchange = e.id)
+  AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = $candidate AND v.exchange = e.id)
+  AND (reason IS NULL OR NOT starts_with(reason, '{SUCCESSOR}') OR EXISTS (
+    SELECT 1 FROM exchanges s
+    WHERE s.task = $task AND s.ts <= CAST($until AS TIMESTAMPTZ) AND starts_with(s.reason, '{SUCCESSOR}')))
 """
 # After promotion only who was held back, by a hash before anything was known, is a fair sample of the task.
 _HELD_BACK = f"AND ends_with(reason, ': {HELD_BACK}')"
@@ -44,11 +49,12 @@ _UNAUDITED = """
 SELECT id, request, answer, tool_calls FROM exchanges e
 WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
   AND (answer IS NOT NULL OR tool_calls IS NOT NULL) AND hash(id) / 18446744073709551615 < ?
-  AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
+  AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id) 
+  AND NOT list_contains(CAST(? AS VARCHAR[]), coalesce(model, ''))
 ORDER BY id LIMIT ?
 """
 # What a teacher will say again: recorded as not comparable, or such requests would stand before all others for ever.
-_FINAL = (400, 413, 422)
+_FINAL = (400, 413, 422, GONE)
 
 
 async def shadow(
@@ -74,7 +80,7 @@ async def shadow(
         return 0
     kind, which = ("shadow", "") if candidate.stage == SHADOW else ("holdback", _HELD_BACK)
     found = f"SELECT id, request, answer {_UNSHADOWED} {which} ORDER BY id LIMIT {limit:d}"
-    rows = log.query(found, [candidate.task, candidate.card["data_until"], candidate.id])
+    rows = log.query(found, _places(candidate))
     again = drawn(log, [row[0] for row in rows], ceiling.share) if ceiling else set()
     known = measured(log, list(again), candidate)
     gate, costs = asyncio.Semaphore(concurrency), Costs()
@@ -85,17 +91,22 @@ async def shadow(
         if reason := teacher_only(body):
             return Verdict(exchange, kind, 0.0, None, False, None, 0.0, reason)
         async with gate:
-            asked = await _asked(session, patient, Verdict(exchange, kind, 0.0, None, False, None, 0.0, None), body)
-        verdict = await _scored(score, asked, body, teacher, costs)
+            asked = await answered(session, patient, Verdict(exchange, kind, 0.0, None, False, None, 0.0, None), body)
+        verdict = await scored(score, asked, body, teacher, costs)
         if verdict is None or not (ceiling and verdict.covered and exchange in again):
             return verdict
         measure = known.get(exchange)
-        if measure is None:
+        if measure is None and body.get("model") not in ceiling.ended:
             async with gate:
                 measure = await _again(ceiling.teacher, score, exchange, request, teacher, costs)
         return replace(verdict, yardstick=measure.agreement, yardstick_answer=measure.answer) if measure else verdict
 
     outcomes = await asyncio.gather(*(one(*row) for row in rows), return_exceptions=True)
+    return kept(log, candidate, outcomes, costs, judge)
+
+
+def kept(log: Log, candidate: Candidate, outcomes: Sequence[object], costs: Costs, judge: Judge | None) -> int:
+    """Record the verdicts among what came out, with all costs; where one failed, only the costs, and raise it."""
     failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     verdicts = [] if failed else [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
     compared = record(log, candidate, verdicts, costs, judge.name if judge else None)
@@ -106,14 +117,25 @@ async def shadow(
 
 def waiting(log: Log, candidate: Candidate) -> int:
     """How many exchanges of the task could still be compared."""
-    parameters = [candidate.task, candidate.card["data_until"], candidate.id]
-    return int(log.query(f"SELECT count(*) {_UNSHADOWED}", parameters)[0][0])
+    return int(log.query(f"SELECT count(*) {_UNSHADOWED}", _places(candidate))[0][0])
+
+
+def _places(candidate: Candidate) -> dict[str, str]:
+    return {"task": candidate.task, "until": candidate.card["data_until"], "candidate": candidate.id}
 
 
 async def audit(
-    log: Log, teacher: Upstream, candidate: Candidate, share: float, limit: int, judge: Judge | None = None
+    log: Log,
+    teacher: Upstream,
+    candidate: Candidate,
+    share: float,
+    limit: int,
+    judge: Judge | None = None,
+    ended: Collection[str] = (),
 ) -> int:
     """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id.
+
+    None for models that have `ended`: `router.golden` looks after those.
 
     Where the operator's evaluator fails, or the judge is not there just then, the teacher was paid in vain: recorded as
     no verdict, with the error; of a judge's the rest is left for later.
@@ -122,7 +144,7 @@ async def audit(
     if score is None:
         return 0
     verdicts: list[Verdict] = []
-    for exchange, request, answer, calls in log.query(_UNAUDITED, [candidate.id, share, limit]):
+    for exchange, request, answer, calls in log.query(_UNAUDITED, [candidate.id, share, list(ended), limit]):
         started = time.perf_counter()
         status, wanted = await teacher_answer(teacher, request)
         elapsed = (time.perf_counter() - started) * 1000
@@ -149,7 +171,7 @@ async def _audited(score: Score, asked: Verdict, request: str, wanted: Derived, 
     return replace(asked, verdict=said.verdict, covered=not said.unavailable, error=said.error)
 
 
-async def _asked(session: aiohttp.ClientSession, route: Route, asked: Verdict, body: Mapping[str, Any]) -> Verdict:
+async def answered(session: aiohttp.ClientSession, route: Route, asked: Verdict, body: Mapping[str, Any]) -> Verdict:
     """What the candidate answers, not scored yet."""
     started = time.perf_counter()
     text, sure, error, covered = None, None, None, False
@@ -164,7 +186,7 @@ async def _asked(session: aiohttp.ClientSession, route: Route, asked: Verdict, b
     return replace(asked, confidence=sure, covered=covered, answer=text, latency_ms=elapsed, error=error)
 
 
-async def _scored(score: Score, asked: Verdict, body: Mapping[str, Any], teacher: Said, costs: Costs) -> Verdict | None:
+async def scored(score: Score, asked: Verdict, body: Mapping[str, Any], teacher: Said, costs: Costs) -> Verdict | None:
     """With the verdict; None where it has to be made again later."""
     if asked.answer is None:
         return asked

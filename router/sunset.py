@@ -1,0 +1,103 @@
+"""Owns whether a teacher's model has ended: by the day that was set for it, or by what the log says of it.
+
+A model that answered before and then said MISSED times in a row that it does not exist has ended, until it answers
+again. Clients' exchanges tell, and audits: where a candidate answers everything, nobody else asks the teacher. Must not
+ask a model itself, nor act on it: audits stop and golden sets take over (`router.golden`), workers know only the day.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from proxy.log import Log
+from proxy.settings import SunsetSettings
+from proxy.sunset import GONE, NO_MODEL
+
+MISSED = 3
+"""Exchanges in a row that found no such model: one may be a slip of the provider."""
+
+_MISSED = f"""
+WITH gone AS (
+  SELECT id, model, ts FROM exchanges
+  WHERE served_by = 'teacher' AND status = 404 AND model IS NOT NULL AND contains(response, '{NO_MODEL}')
+  UNION ALL
+  SELECT e.id, e.model, v.ts FROM verdicts v JOIN exchanges e ON e.id = v.exchange
+  WHERE v.kind = 'audit' AND v.error = 'the teacher answered {GONE}' AND e.model IS NOT NULL
+), answered AS (
+  SELECT model, CASE WHEN served_by = 'teacher' THEN ts END AS ts FROM exchanges
+  WHERE status = 200 AND model IN (SELECT model FROM gone)
+  UNION ALL
+  SELECT e.model, v.ts FROM verdicts v JOIN exchanges e ON e.id = v.exchange
+  WHERE v.kind = 'audit' AND v.error IS NULL
+), there AS (
+  SELECT model, max(ts) AS ts FROM answered GROUP BY model
+)
+SELECT gone.model, count(DISTINCT gone.id), min(gone.ts) FROM gone JOIN there ON there.model = gone.model
+WHERE there.ts IS NULL OR gone.ts > there.ts
+GROUP BY gone.model HAVING count(DISTINCT gone.id) >= {MISSED}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sunset:
+    """The end of one model; `since` is the day that was set (its start, UTC), or the first request it missed."""
+
+    model: str
+    since: datetime
+    come: bool
+    successor: str
+    missed: int
+    """Requests in a row that found it gone; 0 where only the day says so."""
+
+
+def sunsets(log: Log, declared: Sequence[SunsetSettings], now: datetime) -> list[Sunset]:
+    """All that have come or are known to come, by model."""
+    missed = {model: (count, since) for model, count, since in log.query(_MISSED)}
+    found = [_declared(one, one.shutdown, now) for one in declared if one.shutdown is not None]
+    known = {one.model for one in found if one.come}
+    successors = {one.model: one.successor for one in declared}
+    late = [
+        Sunset(model, since, True, successors.get(model, ""), count)
+        for model, (count, since) in missed.items()
+        if model not in known
+    ]
+    early = {one.model for one in late}  # A model may go before its day.
+    return sorted([one for one in found if one.model not in early] + late, key=lambda one: one.model)
+
+
+def _declared(one: SunsetSettings, shutdown: date, now: datetime) -> Sunset:
+    day = datetime(shutdown.year, shutdown.month, shutdown.day, tzinfo=UTC)
+    return Sunset(one.model, day, day <= now, one.successor, 0)
+
+
+class Ended:
+    """The models that have ended, looked for again only when the log has changed or a day has begun."""
+
+    def __init__(self, log: Log, declared: Sequence[SunsetSettings]) -> None:
+        """Nothing is read yet."""
+        self._log, self._declared = log, declared
+        self._seen: tuple[int, date] | None = None
+        self._found: Mapping[str, Sunset] = {}
+
+    def now(self) -> Mapping[str, Sunset]:
+        """By model."""
+        now = datetime.now(UTC)
+        seen = self._log.snapshot(), now.date()
+        if seen != self._seen:
+            self._found = {one.model: one for one in sunsets(self._log, self._declared, now) if one.come}
+            self._seen = seen
+        return self._found
+
+
+def in_words(one: Sunset, now: datetime) -> str:
+    """One line: what ends or has ended, since when, and what takes over."""
+    takes = f"{one.successor} is asked in its place" if one.successor else "no successor is named"
+    if not one.come:
+        days = (one.since.date() - now.date()).days
+        return f"{one.model} shuts down in {days} day{'' if days == 1 else 's'}, on {one.since:%Y-%m-%d}: then {takes}"
+    watched = "golden sets take the place of its audits"
+    if not one.missed:
+        return f"{one.model} has ended, on {one.since:%Y-%m-%d}: {watched}; {takes}"
+    asked = f"{one.missed} requests in a row found no such model since {one.since:%Y-%m-%d %H:%M}"
+    day = f"; set its shutdown in teacher.sunsets, so that {one.successor} is asked" if one.successor else f"; {takes}"
+    return f"{one.model} has ended: {asked}; {watched}{day}"

@@ -16,25 +16,26 @@ from proxy.sunset import GONE, NO_MODEL
 MISSED = 3
 """Exchanges in a row that found no such model: one may be a slip of the provider."""
 
+# By ids, which are in order of time, as those of verdicts are.
 _MISSED = f"""
 WITH gone AS (
-  SELECT id, model, ts FROM exchanges
+  SELECT id, ts, id AS exchange, model FROM exchanges
   WHERE served_by = 'teacher' AND status = 404 AND model IS NOT NULL AND contains(response, '{NO_MODEL}')
   UNION ALL
-  SELECT e.id, e.model, v.ts FROM verdicts v JOIN exchanges e ON e.id = v.exchange
+  SELECT v.id, v.ts, e.id, e.model FROM verdicts v JOIN exchanges e ON e.id = v.exchange
   WHERE v.kind = 'audit' AND v.error = 'the teacher answered {GONE}' AND e.model IS NOT NULL
 ), answered AS (
-  SELECT model, CASE WHEN served_by = 'teacher' THEN ts END AS ts FROM exchanges
+  SELECT CASE WHEN served_by = 'teacher' THEN id END AS id, model FROM exchanges
   WHERE status = 200 AND model IN (SELECT model FROM gone)
   UNION ALL
-  SELECT e.model, v.ts FROM verdicts v JOIN exchanges e ON e.id = v.exchange
+  SELECT v.id, e.model FROM verdicts v JOIN exchanges e ON e.id = v.exchange
   WHERE v.kind = 'audit' AND v.error IS NULL
-), there AS (
-  SELECT model, max(ts) AS ts FROM answered GROUP BY model
+), latest AS (
+  SELECT model, max(id) AS id FROM answered GROUP BY model
 )
-SELECT gone.model, count(DISTINCT gone.id), min(gone.ts) FROM gone JOIN there ON there.model = gone.model
-WHERE there.ts IS NULL OR gone.ts > there.ts
-GROUP BY gone.model HAVING count(DISTINCT gone.id) >= {MISSED}
+SELECT gone.model, count(DISTINCT gone.exchange), min(gone.ts) FROM gone JOIN latest ON latest.model = gone.model
+WHERE latest.id IS NULL OR gone.id > latest.id
+GROUP BY gone.model HAVING count(DISTINCT gone.exchange) >= {MISSED}
 """
 
 

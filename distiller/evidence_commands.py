@@ -19,7 +19,7 @@ def status(arguments: argparse.Namespace) -> int:
     from router.freezes import frozen
     from router.gold import ignored
     from router.lifecycle import standing
-    from router.registry import RETIRED, candidates
+    from router.registry import CANARY, LIVE, candidates
     from router.templates import changes
 
     settings = load_settings(arguments.config)
@@ -35,10 +35,13 @@ def status(arguments: argparse.Namespace) -> int:
     changed = [change.words for change in changes(log, known)]
     shown = {"engine": state, "candidates": found, "frozen": ice, "changed": changed}
     shown["feedback_ignored"] = ignored(log)
-    ends, now = sunset.sunsets(log, settings.teacher.sunsets, datetime.now(UTC)), datetime.now(UTC)
+    now = datetime.now(UTC)
+    ends = sunset.sunsets(log, settings.teacher.sunsets, now)
     shown["sunsets"] = [sunset.in_words(one, now) for one in ends]
     ended = [one.model for one in ends if one.come]
-    shown["golden"] = {one.id: golden.standing(log, one, ended) for one in known if ended and one.stage != RETIRED}
+    shown["golden"] = {
+        one.id: golden.standing(log, one, ended) for one in known if ended and one.stage in (CANARY, LIVE)
+    }
     return show(arguments, shown, status_table)
 
 

@@ -123,7 +123,7 @@ def status_table(status: Mapping[str, Any]) -> None:
 
 
 def _golden_line(one: "Golden") -> str:
-    kept = f"golden set of {one.exchanges} exchanges" if one.exchanges else "no golden exchange is kept: nothing shows"
+    kept = f"golden set of {one.exchanges} exchanges" if one.exchanges else "none of its golden exchanges is in the log"
     since = "not asked again yet" if one.mean is None else f"{one.mean:.3f} of its agreement kept"
     return f"{kept}, {one.verdicts} verdicts since: {since}"
 

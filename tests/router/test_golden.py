@@ -87,7 +87,7 @@ async def test_audits_find_the_teacher_gone_and_golden_verdicts_keep_a_sound_can
     assert now(log).stage == LIVE
     assert load_policy(loop.policy).routes[TASK].share == 1.0
     assert report(log).audit_usd == spent
-    assert standing(log, now(log), ENDED) == Golden(130, 60, 1.0)
+    assert standing(log, now(log), ENDED) == Golden(kinds(log)["shadow"], 60, 1.0)
 
 
 @pytest.mark.parametrize("wrong", [2, 4])
@@ -129,13 +129,13 @@ async def asked_again(log: Log, engine: Engine, candidate: Candidate, limit: int
 
 
 async def test_a_set_that_lies_below_the_bar_by_chance_is_no_fall(log: Log, engine: Engine) -> None:
-    candidate = certified(log, 45, 5)
+    candidate = certified(log, 40, 10)
     served(log, 200)
     assert await asked_again(log, engine, candidate, 50) == 50
     for _ in range(3):
         await asked_again(log, engine, candidate, 50)
     plain = [row[0] for row in log.query("SELECT verdict FROM verdicts WHERE kind = 'golden' ORDER BY id")]
-    assert sum(plain) / len(plain) == 0.9
+    assert sum(plain) / len(plain) == 0.8
     assert drifted(plain, 0.95).found  # What plain agreement would have made of it.
     assert not drift(log, candidate).found
     assert not audit(log, candidate).refuted

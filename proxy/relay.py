@@ -23,7 +23,7 @@ from proxy.ids import ulid
 from proxy.keeping import Keeper
 from proxy.receiving import BodyTooLarge, ClientGone, HangUp, Lookout, Message, Receive, read_body
 from proxy.stripper import UsageStripper
-from proxy.sunset import SUCCESSOR, Succession
+from proxy.sunset import MISSING, SUCCESSOR, Held, Succeeded, Succession
 from proxy.upstream import response_headers
 from proxy.usage import ask_for_usage
 
@@ -175,13 +175,13 @@ class Relay:
     async def _from_teacher(self, exchange: Exchange, scope: Scope, send: Send) -> None:
         query = f"?{exchange.query}" if exchange.query else ""
         target = scope.get("raw_path", exchange.path.encode()).decode("latin-1") + query
-        self._succeed(exchange)
+        _succeed(exchange, self._options.succession(exchange.request, exchange.ts))
         headers, body = scope["headers"], exchange.request
         asked = ask_for_usage(body) if self._options.stream_usage and exchange.path in _STREAMS_WITH_USAGE else None
         if asked is not None:  # What was asked for has to be taken out again, and so has to be readable.
             headers, body = [*without(headers, b"accept-encoding"), (b"accept-encoding", b"identity")], asked
         try:
-            upstream = await self._teacher.forward(exchange.method, target, headers, body)
+            upstream = await self._forward(exchange, target, headers, body)
         except OSError as error:
             exchange.error = f"upstream: {type(error).__name__}"
             await self._own_answer(exchange, send, *_unreachable(error))
@@ -191,11 +191,22 @@ class Relay:
         finally:
             upstream.close()
 
-    def _succeed(self, exchange: Exchange) -> None:
-        """Ask the successor where the model has ended; recorded as it is asked, as that is what is paid for."""
-        succeeded = self._options.succession(exchange.request, exchange.ts)
-        if succeeded is not None:
-            exchange.request, exchange.reason = succeeded.body, f"{succeeded.reason}; {exchange.reason}"
+    async def _forward(self, exchange: Exchange, target: str, headers: Headers, body: bytes) -> UpstreamResponse:
+        """The teacher's answer; its successor's where it says, before any byte, that it has no such model."""
+        succession = self._options.succession
+        upstream = await self._teacher.forward(exchange.method, target, headers, body)
+        instead = succession.instead(body) if upstream.status == 404 else None
+        if instead is None:
+            return upstream
+        try:
+            said = await _held(upstream)
+        finally:
+            upstream.close()
+        if not said.gone:
+            return said
+        succession.missed(instead.model, time.time())
+        _succeed(exchange, succession.instead(exchange.request), MISSING)
+        return await self._teacher.forward(exchange.method, target, headers, instead.body)
 
     async def _pass_on(self, upstream: UpstreamResponse, exchange: Exchange, send: Send, strip: bool) -> None:
         exchange.status, exchange.response_headers = upstream.status, upstream.raw_headers
@@ -270,6 +281,20 @@ class Relay:
         exchange.first_byte()
         await self._keeper.written(exchange)
         await _answer(send, status, body, [(b"content-type", content_type), *_about(exchange)])
+
+
+def _succeed(exchange: Exchange, by: Succeeded | None, between: str = " for ") -> None:
+    """Recorded as its successor is asked, as that is what is paid for; the reason tells what the client asked for."""
+    if by is not None:
+        exchange.request = by.body
+        exchange.reason = f"{SUCCESSOR}{by.successor}{between}{by.model}; {exchange.reason}"
+
+
+async def _held(upstream: UpstreamResponse) -> Held:
+    """Read to its end: for answers that are short. Raises OSError."""
+    body = b"".join([piece async for piece in upstream.pieces()])
+    about = upstream.status, upstream.raw_headers, upstream.content_type, upstream.deployment, upstream.attempts
+    return Held(*about, body)
 
 
 def _broken_off(path: str) -> bytes:

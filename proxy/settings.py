@@ -49,7 +49,7 @@ class DeploymentSettings:
 
 @dataclass(frozen=True, slots=True)
 class SunsetSettings:
-    """`[[teacher.sunsets]]`: a model, as clients name it, that ends; from `shutdown` on (UTC) `successor` answers."""
+    """`[[teacher.sunsets]]`: a model, as clients name it, that ends; from `shutdown` (UTC) on `successor` answers."""
 
     model: str = ""
     shutdown: date | None = None

@@ -2,7 +2,8 @@
 
 A model that answered before and then said MISSED times in a row that it does not exist has ended, until it answers
 again. Clients' exchanges tell, and audits: where a candidate answers everything, nobody else asks the teacher. Must not
-ask a model itself, nor act on it: audits stop and golden sets take over (`router.golden`), workers know only the day.
+ask a model itself, nor act on it: audits stop and golden sets take over (`router.golden`), workers go by
+the day, and by what they are told themselves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from datetime import UTC, date, datetime
 
 from proxy.log import Log
 from proxy.settings import SunsetSettings
-from proxy.sunset import GONE, NO_MODEL
+from proxy.sunset import GONE, MISSING, NO_MODEL, SUCCESSOR
 
 MISSED = 3
 """Exchanges in a row that found no such model: one may be a slip of the provider."""
@@ -21,6 +22,9 @@ _MISSED = f"""
 WITH gone AS (
   SELECT id, ts, id AS exchange, model FROM exchanges
   WHERE served_by = 'teacher' AND status = 404 AND model IS NOT NULL AND contains(response, '{NO_MODEL}')
+  UNION ALL
+  SELECT id, ts, id, regexp_extract(reason, '{MISSING}([^;]+);', 1) FROM exchanges
+  WHERE starts_with(reason, '{SUCCESSOR}') AND contains(reason, '{MISSING}')
   UNION ALL
   SELECT v.id, v.ts, e.id, e.model FROM verdicts v JOIN exchanges e ON e.id = v.exchange
   WHERE v.kind = 'audit' AND v.error = 'the teacher answered {GONE}' AND e.model IS NOT NULL
@@ -100,5 +104,4 @@ def in_words(one: Sunset, now: datetime) -> str:
     if not one.missed:
         return f"{one.model} has ended, on {one.since:%Y-%m-%d}: {watched}; {takes}"
     asked = f"{one.missed} requests in a row found no such model since {one.since:%Y-%m-%d %H:%M}"
-    day = f"; set its shutdown in teacher.sunsets, so that {one.successor} is asked" if one.successor else f"; {takes}"
-    return f"{one.model} has ended: {asked}; {watched}{day}"
+    return f"{one.model} has ended: {asked}; {watched}; {takes}"

@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 from proxy.app import create_app
 from proxy.deciding import Asked, CandidateFailed, Decide, Decision, always_teacher
 from proxy.derive import CHAT, derive
-from proxy.errors import BadInput
+from proxy.errors import BadInput, envelope
 from proxy.settings import ProxySettings, SpoolSettings, SunsetSettings, TeacherSettings
-from proxy.sunset import Succession, check_sunsets, is_gone
+from proxy.sunset import MISSED_SECONDS, Succession, check_sunsets, is_gone
 from tests.proxies import Proxy
 from tests.proxy.test_usage import JSON, SPELLINGS, same
 from tests.servers import eventually, serving
@@ -39,7 +40,7 @@ def test_only_the_name_changes_and_every_other_byte_stays(
     assert json.loads(succeeded.body) == {**whole, "model": "gpt-5"}
     head, tail = same(body, succeeded.body), same(body[::-1], succeeded.body[::-1])
     assert head + tail >= len(body) - len("4o")
-    assert succeeded.reason == "successor gpt-5 for gpt-4o"
+    assert (succeeded.successor, succeeded.model) == ("gpt-5", "gpt-4o")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,17 @@ def test_only_the_name_changes_and_every_other_byte_stays(
 )
 def test_what_has_not_ended_or_cannot_be_read_goes_as_it_came(body: bytes, now: float) -> None:
     assert SUCCESSION(body, now) is None
+
+
+def test_a_model_that_was_missed_has_ended_for_a_while() -> None:
+    succession, body = Succession([UNDATED]), b'{"model":"gpt-4"}'
+    assert succession(body, DAY) is None
+    assert succession.instead(body) == (b'{"model":"gpt-5"}', "gpt-5", "gpt-4")
+    succession.missed("gpt-4", DAY)
+    assert succession(body, DAY + MISSED_SECONDS - 1) == succession.instead(body)
+    assert succession(b'{"model":"gpt-4o"}', DAY) is None
+    assert succession(body, DAY + MISSED_SECONDS) is None
+    assert succession(body, DAY) is None  # Forgotten.
 
 
 def test_of_a_key_given_twice_the_last_counts() -> None:
@@ -99,20 +111,25 @@ def failing_candidate(asked: Asked) -> Decision:
 
 
 @contextmanager
-def succeeding(spool: Path, decide: Decide) -> Iterator[tuple[Proxy, list[bytes]]]:
-    """A proxy whose teacher tells which model answered it, after the end of gpt-4o."""
+def succeeding(
+    spool: Path, decide: Decide = always_teacher, code: str = "model_not_found", day: date | None = OLD.shutdown
+) -> Iterator[tuple[Proxy, list[bytes]]]:
+    """A proxy whose teacher tells which model answered it, and has no gpt-4o; `day` is what the proxy knows."""
     got: list[bytes] = []
     teacher = FastAPI()
 
     @teacher.post(CHAT)
     async def chat(request: Request) -> Response:
         got.append(await request.body())
+        asked = json.loads(got[-1])
+        if asked["model"] == "gpt-4o":
+            refused = gzip.compress(envelope("no such thing", "invalid_request_error", code))
+            return Response(refused, 404, {"content-encoding": "gzip"}, "application/json")
         choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
-        body = {"model": json.loads(got[-1])["model"], "choices": [choice]}
-        return Response(json.dumps(body), media_type="application/json")
+        return Response(json.dumps({"model": asked["model"], "choices": [choice]}), media_type="application/json")
 
     with serving(teacher) as url:
-        settings = TeacherSettings(url=url, sunsets=(OLD,))
+        settings = TeacherSettings(url=url, sunsets=(SunsetSettings("gpt-4o", day, "gpt-5"),))
         app = create_app(ProxySettings(), settings, SpoolSettings(rotate_seconds=0.05), spool, decide)
         with serving(app) as proxied:
             yield Proxy(proxied, spool), got
@@ -143,7 +160,30 @@ def test_after_its_day_the_successor_answers_and_both_headers_and_log_say_so(
 
 def test_other_models_are_relayed_byte_for_byte(tmp_path: Path) -> None:
     body = b'{ "model" : "gpt-4.1", "messages": [] }'
-    with succeeding(tmp_path, always_teacher) as (proxy, got):
+    with succeeding(tmp_path) as (proxy, got):
         answer = httpx.post(f"{proxy.url}/chat/completions", content=body)
     assert got == [body]
     assert answer.headers["x-stillroom-reason"] == "no router"
+
+
+def test_before_its_day_a_model_that_is_missed_is_asked_of_its_successor_at_once(tmp_path: Path) -> None:
+    body = b'{"model" : "gpt-4o" , "stream":true, "messages":[]}'
+    with succeeding(tmp_path, day=None) as (proxy, got):
+        answers = [httpx.post(f"{proxy.url}/chat/completions", content=body) for _ in range(3)]
+        records = eventually(lambda: found if len(found := proxy.records()) == 3 else None)
+    reasons = ["successor gpt-5 for missing gpt-4o; no router", *["successor gpt-5 for gpt-4o; no router"] * 2]
+    assert [answer.headers["x-stillroom-reason"] for answer in answers] == reasons
+    assert [record["reason"] for record in records] == reasons
+    assert {answer.json()["model"] for answer in answers} == {"gpt-5"}
+    assert {record["request"] for record in records} == {body.decode().replace("4o", "5")}
+    assert [json.loads(one)["model"] for one in got] == ["gpt-4o", "gpt-5", "gpt-5", "gpt-5"]
+    assert all(json.loads(one)["stream_options"] == {"include_usage": True} for one in got)
+
+
+def test_any_other_404_comes_back_as_it_was(tmp_path: Path) -> None:
+    with succeeding(tmp_path, code="unknown_url", day=None) as (proxy, got):
+        answer = httpx.post(f"{proxy.url}/chat/completions", content=b'{"model":"gpt-4o"}')
+    assert (answer.status_code, answer.headers["content-encoding"]) == (404, "gzip")
+    assert answer.json()["error"]["code"] == "unknown_url"
+    assert answer.headers["x-stillroom-reason"] == "no router"
+    assert len(got) == 1

@@ -75,6 +75,16 @@ def test_audits_tell_too_where_a_candidate_answers_everything(log: Log) -> None:
     assert found(log) == []
 
 
+def test_a_request_that_its_successor_answered_tells_only_where_the_model_was_asked_first(log: Log) -> None:
+    answering(log, -5)
+    for minute in range(9):
+        answering(log, minute, model="gpt-5", reason="successor gpt-5 for gpt-4o; no candidate")
+    assert found(log) == []
+    for minute in range(3):
+        answering(log, minute, model="gpt-5", reason="successor gpt-5 for missing gpt-4o; no candidate")
+    assert [(one.model, one.missed) for one in found(log)] == [("gpt-4o", 3)]
+
+
 def test_what_has_ended_is_looked_for_again_when_the_log_changes(log: Log) -> None:
     ended = Ended(log, [SunsetSettings("gpt-3", date(2020, 1, 1)), SunsetSettings("gpt-9", date(2999, 1, 1))])
     assert set(ended.now()) == {"gpt-3"}
@@ -93,7 +103,7 @@ def test_what_has_ended_is_looked_for_again_when_the_log_changes(log: Log) -> No
         (Sunset("m", NOW + timedelta(days=1), False, "", 0), "in 1 day, on 2026-03-20: then no successor is named"),
         (Sunset("m", NOW, True, "n", 0), "m has ended, on 2026-03-19: golden sets take the place of its audits; n is"),
         (Sunset("m", NOW, True, "n", 3), "3 requests in a row found no such model since 2026-03-19 12:00"),
-        (Sunset("m", NOW, True, "n", 3), "set its shutdown in teacher.sunsets, so that n is asked"),
+        (Sunset("m", NOW, True, "n", 3), "golden sets take the place of its audits; n is asked in its place"),
         (Sunset("m", NOW, True, "", 3), "golden sets take the place of its audits; no successor is named"),
     ],
 )

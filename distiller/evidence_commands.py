@@ -5,21 +5,25 @@ Must not judge: each asks the router and prints. Heavy imports wait inside the c
 
 import argparse
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from distiller.command_tools import opened_log, republish, sentence, show
 from distiller.settings import load_settings
+from proxy.settings import SunsetSettings
+
+if TYPE_CHECKING:  # duckdb comes with it.
+    from proxy.log import Log
+    from router.registry import Candidate
 
 
 def status(arguments: argparse.Namespace) -> int:
     """Show stages, evidence and the engine."""
-    from datetime import UTC, datetime
-
     from distiller.terminal import status_table
-    from router import golden, sunset
     from router.freezes import frozen
     from router.gold import ignored
     from router.lifecycle import standing
-    from router.registry import CANARY, LIVE, candidates
+    from router.registry import candidates
     from router.templates import changes
 
     settings = load_settings(arguments.config)
@@ -35,14 +39,23 @@ def status(arguments: argparse.Namespace) -> int:
     changed = [change.words for change in changes(log, known)]
     shown = {"engine": state, "candidates": found, "frozen": ice, "changed": changed}
     shown["feedback_ignored"] = ignored(log)
-    now = datetime.now(UTC)
-    ends = sunset.sunsets(log, settings.teacher.sunsets, now)
-    shown["sunsets"] = [sunset.in_words(one, now) for one in ends]
-    ended = [one.model for one in ends if one.come]
-    shown["golden"] = {
-        one.id: golden.standing(log, one, ended) for one in known if ended and one.stage in (CANARY, LIVE)
-    }
+    shown |= _sunsets(log, settings.teacher.sunsets, known)
     return show(arguments, shown, status_table)
+
+
+def _sunsets(log: "Log", declared: Sequence[SunsetSettings], known: Sequence["Candidate"]) -> dict[str, object]:
+    from datetime import UTC, datetime
+
+    from router import golden, sunset
+    from router.registry import CANARY, LIVE
+
+    now = datetime.now(UTC)
+    found = sunset.sunsets(log, declared, now)
+    come = any(one.come for one in found)
+    return {
+        "sunsets": [sunset.in_words(one, now) for one in found],
+        "golden": {one.id: golden.standing(log, one) for one in known if come and one.stage in (CANARY, LIVE)},
+    }
 
 
 def certificate(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,12 @@ class Controller:
     async def round(self, session: aiohttp.ClientSession, teacher: Upstream | None) -> bool:
         """One pass over everything; True when there is more to compare at once."""
         self._ingest.run()
-        served = self._served()
+        served, ended = self._served(), self._ended.now()
         busy = False
         for candidate in self._watch.now():
             if candidate.stage != RETIRED and candidate.id in served:
                 try:
-                    busy |= await self._judge(session, teacher, candidate, served[candidate.id])
+                    busy |= await self._judge(session, teacher, candidate, served[candidate.id], ended)
                 except BadInput as error:  # Such as of an operator's evaluator: other tasks must not wait for it.
                     _log.error("%s of task %s is not judged: %s", candidate.id, candidate.task, error)
         if time.monotonic() - self._looked_for_changes >= CHANGES_SECONDS:
@@ -112,20 +112,26 @@ class Controller:
                 _log.warning("%s", change.words)
 
     async def _judge(
-        self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
+        self,
+        session: aiohttp.ClientSession,
+        teacher: Upstream | None,
+        candidate: Candidate,
+        url: str,
+        ended: Collection[str],
     ) -> bool:
         asked = route(candidate, self._settings, url)
         judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
-        ended = self._ended.now().keys()
         audited, at_once = 0, self._settings.shadow_concurrency
         ceiling = None
         if teacher is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
             ceiling = Ceiling(teacher, self._settings.ceiling_share, ended)
         compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
-        share = audit_share(self._log, candidate, self._settings.audit_share)
+        if teacher is not None or ended:
+            share = audit_share(self._log, candidate, self._settings.audit_share)
         if teacher is not None:
             audited = await audit(self._log, teacher, candidate, share, BATCH, judge, ended)
-        audited += await golden(self._log, session, candidate, asked, ended, share, BATCH, at_once, judge)
+        if ended:
+            audited += await golden(self._log, session, candidate, asked, ended, share, BATCH, at_once, judge)
         score_gold(self._log, candidate)
         reason = advance(self._log, candidate, self._settings, self._sign)
         if reason:

@@ -87,7 +87,7 @@ async def test_audits_find_the_teacher_gone_and_golden_verdicts_keep_a_sound_can
     assert now(log).stage == LIVE
     assert load_policy(loop.policy).routes[TASK].share == 1.0
     assert report(log).audit_usd == spent
-    assert standing(log, now(log), ENDED) == Golden(kinds(log)["shadow"], 60, 1.0)
+    assert standing(log, now(log)) == Golden(kinds(log)["shadow"], 60, 1.0)
 
 
 @pytest.mark.parametrize("wrong", [2, 4])
@@ -147,7 +147,7 @@ async def test_a_right_answer_more_does_not_make_up_for_one_less(log: Log, engin
     engine.say = lambda text: ("shipping", 0.9)
     served(log, 20)
     await asked_again(log, engine, candidate, 20)
-    assert standing(log, candidate, ENDED) == Golden(20, 20, 0.5)
+    assert standing(log, candidate) == Golden(20, 20, 0.5)
 
 
 async def test_it_comes_as_often_as_audits_did_and_the_longest_not_asked_comes_first(log: Log, engine: Engine) -> None:
@@ -163,10 +163,9 @@ async def test_it_comes_as_often_as_audits_did_and_the_longest_not_asked_comes_f
     assert counts == [(1,)] * 4 + [(2,)] * 2
 
 
-async def test_only_what_was_certified_of_an_ended_model_is_in_the_set(log: Log, engine: Engine) -> None:
+async def test_the_set_has_a_size_and_only_answers_of_an_ended_model_call_for_it(log: Log, engine: Engine) -> None:
     candidate = certified(log, SIZE + 1, 0)
-    assert standing(log, candidate, ENDED).exchanges == SIZE
-    assert standing(log, candidate, ["gpt-3"]) == Golden(0, 0, None)
+    assert standing(log, candidate).exchanges == SIZE
     served(log, 3)
     insert(log, ["?"] * 3, served_by=candidate.id, model="gpt-5")
     assert await asked_again(log, engine, candidate) == 3
@@ -177,7 +176,7 @@ async def test_what_it_would_leave_to_the_teacher_now_is_no_verdict(log: Log, en
     engine.say = lambda text: ("shipping", 0.2)
     served(log, 5)
     assert await asked_again(log, engine, candidate) == 5
-    assert standing(log, candidate, ENDED) == Golden(5, 0, None)
+    assert standing(log, candidate) == Golden(5, 0, None)
 
 
 async def test_where_the_evaluator_fails_nothing_is_recorded(
@@ -204,4 +203,4 @@ async def test_a_right_answer_that_comes_later_leaves_golden_verdicts_as_they_ar
     insert(log, ["said"], answer=None, **told)
     assert score_gold(log, candidate) == 1  # The one of shadow.
     assert score_gold(log, candidate) == 0
-    assert standing(log, candidate, ENDED) == Golden(1, 1, 1.0)
+    assert standing(log, candidate) == Golden(1, 1, 1.0)

@@ -2,8 +2,6 @@ import json
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,8 @@ from router import evidence
 from router.judge import Judge, Message, Spoken
 from router.judging import missing
 from router.prompt import line_hash
-from router.registry import CANARY, LIVE, SHADOW, Candidate, candidates, move
-from router.shadow import audit, shadow, waiting
+from router.registry import CANARY, LIVE, Candidate, candidates, move
+from router.shadow import audit, shadow
 from tests.judges import Judges
 from tests.router.conftest import Engine, chat, insert, known, now, route_to
 from tests.servers import free_port, serving
@@ -36,8 +34,6 @@ TOOLS = [
         },
     }
 ]
-
-MIDDLE = "2026-01-02T00:00:00+00:00"
 
 
 def add(arguments: str) -> dict[str, Any]:
@@ -395,27 +391,3 @@ async def test_a_judge_decides_about_an_audit(
     assert kinds == {"perfect": {"audit": 2.0, "judge": 4.0}, "verbose": {"audit": 2.0, "judge": 8.0}}.get(
         way, {"audit": 1.0}
     )
-
-
-@pytest.mark.usefixtures("ingest")
-async def test_nothing_of_a_model_that_has_ended_is_audited(log: Log, replay: str) -> None:
-    candidate = known(log)
-    insert(log, ["mine?"], served_by=candidate.id)
-    (other,), (unnamed,) = (insert(log, ["mine?"], served_by=candidate.id, model=model) for model in ("gpt-5", None))
-    async with teacher_at(replay) as teacher:
-        assert await audit(log, teacher, candidate, 1.0, 100, ended=["gpt-4o"]) == 2
-    assert set(verdicts(log)) == {other, unnamed}
-
-
-@pytest.mark.parametrize("stage", [SHADOW, LIVE])
-async def test_a_successors_answers_are_no_measure_of_who_never_saw_one(log: Log, engine: Engine, stage: str) -> None:
-    first, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
-    reason = "successor gpt-5 for gpt-4o; live: held back"
-    insert(log, ["a"], reason=reason, ts=first)
-    (new,) = insert(log, ["b"], reason=reason, ts=later)
-    older, younger = known(log), known(log, "student-2", card=known(log, "student-0").card | {"data_until": MIDDLE})
-    older, younger = replace(older, stage=stage), replace(younger, stage=stage)
-    assert await compared(log, engine, older) == waiting(log, older) == 0
-    assert waiting(log, younger) == 1
-    assert await compared(log, engine, younger) == 1
-    assert set(verdicts(log)) == {new}

@@ -1,15 +1,22 @@
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from proxy.log import Log
+from proxy.replay import create_replay
 from proxy.settings import SunsetSettings
+from router.registry import LIVE, SHADOW
+from router.shadow import audit, waiting
 from router.sunset import Ended, Sunset, in_words, sunsets
-from tests.router.conftest import add_rows, insert, judged, known
+from tests.router.conftest import Engine, add_rows, insert, judged, known
+from tests.router.test_shadow import RECORDED, compared, teacher_at, verdicts
+from tests.servers import serving
 
 NOW = datetime(2026, 3, 19, 12, tzinfo=UTC)
 LATER = datetime(2027, 1, 1, tzinfo=UTC)
+MIDDLE = "2026-01-02T00:00:00+00:00"
 GONE = json.dumps({"error": {"message": "no such model", "code": "model_not_found"}})
 
 
@@ -115,3 +122,28 @@ def test_rows_without_a_model_are_no_trouble(log: Log) -> None:
     rows = [{"id": str(n), "ts": NOW, "path": "/v1/files", "served_by": "teacher", "status": 404} for n in range(5)]
     add_rows(log, "exchanges", rows)
     assert found(log) == []
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_nothing_of_a_model_that_has_ended_is_audited(log: Log) -> None:
+    candidate = known(log)
+    insert(log, ["mine?"], served_by=candidate.id)
+    (other,), (unnamed,) = (insert(log, ["mine?"], served_by=candidate.id, model=model) for model in ("gpt-5", None))
+    with serving(create_replay(RECORDED)) as url:
+        async with teacher_at(url) as teacher:
+            assert await audit(log, teacher, candidate, 1.0, 100, ended=["gpt-4o"]) == 2
+    assert set(verdicts(log)) == {other, unnamed}
+
+
+@pytest.mark.parametrize("stage", [SHADOW, LIVE])
+async def test_a_successors_answers_are_no_measure_of_who_never_saw_one(log: Log, engine: Engine, stage: str) -> None:
+    first, later = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
+    reason = "successor gpt-5 for gpt-4o; live: held back"
+    insert(log, ["a"], reason=reason, ts=first)
+    (new,) = insert(log, ["b"], reason=reason, ts=later)
+    older, younger = known(log), known(log, "student-2", card=known(log, "student-0").card | {"data_until": MIDDLE})
+    older, younger = replace(older, stage=stage), replace(younger, stage=stage)
+    assert await compared(log, engine, older) == waiting(log, older) == 0
+    assert waiting(log, younger) == 1
+    assert await compared(log, engine, younger) == 1
+    assert set(verdicts(log)) == {new}

@@ -5,14 +5,18 @@ Must not judge: each asks the router and prints. Heavy imports wait inside the c
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from distiller.command_tools import opened_log, republish, sentence, show
 from distiller.settings import load_settings
+from proxy.settings import SunsetSettings
 
 if TYPE_CHECKING:  # duckdb comes with it.
+    from proxy.log import Log
     from router.bids import Bid
+    from router.registry import Candidate
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -39,7 +43,23 @@ def status(arguments: argparse.Namespace) -> int:
     shown = {"engine": state, "candidates": found, "frozen": ice, "changed": changed}
     shown["feedback_ignored"] = ignored(log)
     shown["similarity"] = {one.id: asdict(seen) for one in known if (seen := alike(log, one))}
+    shown |= _sunsets(log, settings.teacher.sunsets, known)
     return show(arguments, shown, status_table)
+
+
+def _sunsets(log: "Log", declared: Sequence[SunsetSettings], known: Sequence["Candidate"]) -> dict[str, object]:
+    from datetime import UTC, datetime
+
+    from router import golden, sunset
+    from router.registry import CANARY, LIVE
+
+    now = datetime.now(UTC)
+    found = sunset.sunsets(log, declared, now)
+    come = any(one.come for one in found)
+    return {
+        "sunsets": [sunset.in_words(one, now) for one in found],
+        "golden": {one.id: golden.standing(log, one) for one in known if come and one.stage in (CANARY, LIVE)},
+    }
 
 
 def rivals(arguments: argparse.Namespace) -> int:

@@ -88,7 +88,8 @@ async def _work(settings: Settings, config: Path | None, seen: _Seen, stop: asyn
     service = _Service(log, settings, config)
     judge = connect_judge(settings.judge, partial(cost, prices))
     sign = partial(signed, key_file=settings.certificate_key)
-    controller = Controller(log, ingest, settings.router, settings.policy, service.served, sign, judge)
+    sunsets = settings.teacher.sunsets
+    controller = Controller(log, ingest, settings.router, settings.policy, service.served, sign, judge, sunsets)
     seen.now = lambda: replace(service.seen, ingested=ingest.ingested, last_round=controller.last_round)
     async with AsyncExitStack() as stack:
         teacher: Upstream | None = None

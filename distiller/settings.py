@@ -17,6 +17,7 @@ from proxy.settings import (
     parse,
     read_toml,
 )
+from proxy.sunset import check_sunsets
 from router.evaluators import check_declared
 from router.settings import JudgeSettings, MoneySettings, RivalSettings, RouterSettings
 
@@ -144,6 +145,7 @@ def load_settings(path: Path | None) -> Settings:
 def _check(settings: Settings) -> None:
     if not settings.teacher.url.startswith(("http://", "https://")):
         raise BadInput(f"teacher.url must start with http:// or https://, not {settings.teacher.url!r}")
+    check_sunsets(settings.teacher.sunsets)
     if settings.log.keep_days < 0:
         raise BadInput("log.keep_days must be 0 (for ever) or more")
     if settings.serving.device not in ("cpu", "gpu"):

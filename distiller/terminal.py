@@ -19,6 +19,7 @@ from router.ledger import Report, TaskLine
 if TYPE_CHECKING:  # duckdb comes with it.
     from distiller.erase import Erased
     from router.gold_file import Imported
+    from router.golden import Golden
     from router.verification import Verification
 
 _JUDGED: Mapping[str, str] = MappingProxyType(
@@ -115,12 +116,14 @@ def status_table(status: Mapping[str, Any]) -> None:
         console.print(f"  not served: {name}: {problem}")
     for task, freeze in status["frozen"].items():
         console.print(f"frozen: {task}, since {freeze['since']}: {freeze['reason']}")
-    for change in status["changed"]:
+    for change in [*status["sunsets"], *status["changed"]]:
         console.print(change, soft_wrap=True)
     table = Table("task", "candidate", "stage", "why", "evidence", "next", title="Candidates")
     for candidate in status["candidates"]:
         table.add_row(*(str(candidate[key]) for key in ("task", "candidate", "stage", "reason", "verdict", "next")))
     console.print(table)
+    for name, one in status["golden"].items():
+        console.print(f"{name}: {_golden_line(one)}", soft_wrap=True)
     for candidate in status["candidates"]:
         _feedback_lines(console, candidate["candidate"], candidate["feedback"])
     for name, seen in status["similarity"].items():
@@ -155,6 +158,12 @@ def _similarity_line(name: str, seen: Mapping[str, Any]) -> str:
         f"{name}: how alike the two answers look, 0 to 1, in the newest {seen['judged']} that were judged: "
         f"{', '.join(parts)}; this decides nothing"
     )
+
+
+def _golden_line(one: "Golden") -> str:
+    kept = f"golden set of {one.exchanges} exchanges" if one.exchanges else "none of its golden exchanges is in the log"
+    since = "not asked again yet" if one.mean is None else f"{one.mean:.3f} of its agreement kept"
+    return f"{kept}, {one.verdicts} verdicts since: {since}"
 
 
 def _feedback_lines(console: Console, name: str, said: Mapping[str, Any]) -> None:

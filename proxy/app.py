@@ -24,6 +24,7 @@ from proxy.redact import Redactor
 from proxy.relay import Relay, RelayOptions, Scope, Send
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import SpoolWriter
+from proxy.sunset import Succession
 from proxy.translate import translating
 from proxy.upstream import Teacher
 
@@ -64,7 +65,8 @@ def create_app(
         assert isinstance(app, ProxyApp)
         writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds, spool.min_free_mb << 20)
         upstream = connect(teacher)
-        options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage)
+        succession = Succession(teacher.sunsets)
+        options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage, succession)
         keeper = Keeper(writer, redactor, counters)
         await keeper.open()
         app.relay = Relay(translating(upstream, teacher), keeper, counters, decide, options, admit)

@@ -8,7 +8,7 @@ stream, wait for it. Where anything of ours fails, the client still gets the tea
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.admitting import Admit, Denied
@@ -23,6 +23,7 @@ from proxy.ids import ulid
 from proxy.keeping import Keeper
 from proxy.receiving import BodyTooLarge, ClientGone, HangUp, Lookout, Message, Receive, read_body
 from proxy.stripper import UsageStripper
+from proxy.sunset import MISSING, SUCCESSOR, Held, Succeeded, Succession
 from proxy.upstream import response_headers
 from proxy.usage import ask_for_usage
 
@@ -77,6 +78,8 @@ class RelayOptions:
     drain_seconds: float = 0.0
     stream_usage: bool = True
     """Ask for the usage of streams whose client did not, and take it out of the answer again."""
+    succession: Succession = field(default_factory=Succession)
+    """Which models are asked in the place of those that have ended."""
 
 
 class Relay:
@@ -172,12 +175,13 @@ class Relay:
     async def _from_teacher(self, exchange: Exchange, scope: Scope, send: Send) -> None:
         query = f"?{exchange.query}" if exchange.query else ""
         target = scope.get("raw_path", exchange.path.encode()).decode("latin-1") + query
+        _succeed(exchange, self._options.succession(exchange.request, exchange.ts))
         headers, body = scope["headers"], exchange.request
         asked = ask_for_usage(body) if self._options.stream_usage and exchange.path in _STREAMS_WITH_USAGE else None
         if asked is not None:  # What was asked for has to be taken out again, and so has to be readable.
             headers, body = [*without(headers, b"accept-encoding"), (b"accept-encoding", b"identity")], asked
         try:
-            upstream = await self._teacher.forward(exchange.method, target, headers, body)
+            upstream = await self._forward(exchange, target, headers, body)
         except OSError as error:
             exchange.error = f"upstream: {type(error).__name__}"
             await self._own_answer(exchange, send, *_unreachable(error))
@@ -186,6 +190,23 @@ class Relay:
             await self._pass_on(upstream, exchange, send, asked is not None)
         finally:
             upstream.close()
+
+    async def _forward(self, exchange: Exchange, target: str, headers: Headers, body: bytes) -> UpstreamResponse:
+        """The teacher's answer; its successor's where it says, before any byte, that it has no such model."""
+        succession = self._options.succession
+        upstream = await self._teacher.forward(exchange.method, target, headers, body)
+        instead = succession.instead(body) if upstream.status == 404 else None
+        if instead is None:
+            return upstream
+        try:
+            said = await _held(upstream)
+        finally:
+            upstream.close()
+        if not said.gone:
+            return said
+        succession.missed(instead.model, time.time())
+        _succeed(exchange, succession.instead(exchange.request), MISSING)
+        return await self._teacher.forward(exchange.method, target, headers, instead.body)
 
     async def _pass_on(self, upstream: UpstreamResponse, exchange: Exchange, send: Send, strip: bool) -> None:
         exchange.status, exchange.response_headers = upstream.status, upstream.raw_headers
@@ -262,6 +283,20 @@ class Relay:
         await _answer(send, status, body, [(b"content-type", content_type), *_about(exchange)])
 
 
+def _succeed(exchange: Exchange, by: Succeeded | None, between: str = " for ") -> None:
+    """Recorded as its successor is asked, as that is what is paid for; the reason tells what the client asked for."""
+    if by is not None:
+        exchange.request = by.body
+        exchange.reason = f"{SUCCESSOR}{by.successor}{between}{by.model}; {exchange.reason}"
+
+
+async def _held(upstream: UpstreamResponse) -> Held:
+    """Read to its end: for answers that are short. Raises OSError."""
+    body = b"".join([piece async for piece in upstream.pieces()])
+    about = upstream.status, upstream.raw_headers, upstream.content_type, upstream.deployment, upstream.attempts
+    return Held(*about, body)
+
+
 def _broken_off(path: str) -> bytes:
     """The event that says so, in the form of the API, behind whatever there was of another."""
     if path == MESSAGES:
@@ -286,10 +321,13 @@ async def _answer(send: Send, status: int, body: bytes, headers: Headers = _JSON
 
 
 def _about(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    reason = exchange.fallback or exchange.reason
+    if exchange.fallback and exchange.reason.startswith(SUCCESSOR):
+        reason = f"{exchange.reason}; {exchange.fallback}"
     return [
         (b"x-stillroom-exchange", exchange.id.encode()),
         (b"x-stillroom-served-by", exchange.served_by.encode()),
-        (b"x-stillroom-reason", _printable(exchange.fallback or exchange.reason)),
+        (b"x-stillroom-reason", _printable(reason)),
     ]
 
 

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +48,15 @@ class DeploymentSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SunsetSettings:
+    """`[[teacher.sunsets]]`: a model, as clients name it, that ends; from `shutdown` (UTC) on `successor` answers."""
+
+    model: str = ""
+    shutdown: date | None = None
+    successor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherSettings:
     """`[teacher]`: who answers unless a candidate was proved; `url` comes without the `/v1`."""
 
@@ -58,6 +68,7 @@ class TeacherSettings:
     stream_usage: bool = True
     retries: int = 0
     deployments: tuple[DeploymentSettings, ...] = ()
+    sunsets: tuple[SunsetSettings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ between Stillroom and the teacher does, and makes the ceiling look like 1.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from proxy.derive import CHAT, Derived, derive
 from proxy.log import Log
 from proxy.relay import Upstream
+from proxy.sunset import GONE, is_gone
 from router.registry import Candidate
 
 _DRAWN = """
@@ -37,6 +38,8 @@ class Ceiling:
 
     teacher: Upstream
     share: float
+    ended: Collection[str] = ()
+    """Models that nobody answers for any more: their yardsticks are those there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +63,17 @@ def measured(log: Log, exchanges: Sequence[str], candidate: Candidate) -> dict[s
 
 
 async def teacher_answer(teacher: Upstream, request: str) -> tuple[int, Derived]:
-    """What the teacher says now, a refusal too, as it was paid for; no finish reason where it gave no answer."""
+    """What the teacher says now, a refusal too, as it was paid for; no finish reason where it gave no answer.
+
+    The status is GONE where it says that it has no such model.
+    """
     body = {key: value for key, value in json.loads(request).items() if key not in ("stream", "stream_options")}
     headers = [(b"content-type", b"application/json")]
     try:
         response = await teacher.forward("POST", CHAT, headers, json.dumps(body).encode())
         text = b"".join([piece async for piece in response.pieces()])
         response.close()
-        status = response.status
+        status = GONE if is_gone(response.status, text) else response.status
     except OSError:
         status, text = 503, b""
     return status, derive(CHAT, None, request, status, False, text.decode("utf-8", "replace"))

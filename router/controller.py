@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from proxy.errors import BadInput, StillroomError, Unavailable
 from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
+from proxy.settings import SunsetSettings
 from proxy.waiting import pause
 from router.ceiling import Ceiling
 from router.certificate import Sign
 from router.evaluators import JUDGE
 from router.gold import audit_share, score_gold
+from router.golden import golden
 from router.judge import Judge
 from router.judging import Appointed
 from router.lifecycle import advance, publish, route, unsigned, url_of
@@ -33,6 +35,7 @@ from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.rivals import Rivals, settled
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
+from router.sunset import Ended
 from router.templates import changes
 
 _log = logging.getLogger("stillroom.controller")
@@ -58,12 +61,13 @@ class Controller:
         served: Served,
         sign: Sign = unsigned,
         judge: Judge | None = None,
+        sunsets: Sequence[SunsetSettings] = (),
     ) -> None:
         """Hold the collaborators; `sign` is for certificates; without a `judge`, what only one can score waits."""
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served, self._sign = policy, served, sign
         self._appointed = Appointed(log, judge)
-        self._watch, self._news = Watch(log), News(log)
+        self._watch, self._news, self._ended = Watch(log), News(log), Ended(log, sunsets)
         self._rivals = Rivals(log, settings, judge is not None)
         self._changes: set[tuple[str, str]] = set()  # that were told
         self._looked_for_changes = -CHANGES_SECONDS
@@ -90,7 +94,7 @@ class Controller:
     async def round(self, session: aiohttp.ClientSession, teacher: Upstream | None) -> bool:
         """One pass over everything; True when there is more to compare at once."""
         self._ingest.run()
-        served = self._served()
+        served, ended = self._served(), self._ended.now()
         self._news.refresh()
         busy = False
         if self._rivals.look():
@@ -99,7 +103,7 @@ class Controller:
             if candidate.stage == RETIRED or not (url := url_of(candidate, served)):
                 continue
             if self._news.any(candidate, url):
-                more = await self._look(session, teacher, candidate, url)
+                more = await self._look(session, teacher, candidate, url, ended)
                 self._news.looked(candidate, url, more)
                 busy |= more
         if time.monotonic() - self._looked_for_changes >= CHANGES_SECONDS:
@@ -115,12 +119,17 @@ class Controller:
                 _log.warning("%s", change.words)
 
     async def _look(
-        self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
+        self,
+        session: aiohttp.ClientSession,
+        teacher: Upstream | None,
+        candidate: Candidate,
+        url: str,
+        ended: Collection[str],
     ) -> bool:
         """Compare and move on; the guardrails need no comparisons, so they are asked where none could be made too."""
         more = False
         with _apart(candidate, "compared"):
-            more = await self._compare(session, teacher, candidate, url)
+            more = await self._compare(session, teacher, candidate, url, ended)
         with _apart(candidate, "judged"):
             if reason := advance(self._log, candidate, self._settings, self._sign):
                 _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)
@@ -128,19 +137,28 @@ class Controller:
         return more
 
     async def _compare(
-        self, session: aiohttp.ClientSession, teacher: Upstream | None, candidate: Candidate, url: str
+        self,
+        session: aiohttp.ClientSession,
+        teacher: Upstream | None,
+        candidate: Candidate,
+        url: str,
+        ended: Collection[str],
     ) -> bool:
         asked, at_once = route(candidate, self._settings, url), self._settings.shadow_concurrency
         judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
-        paired = teacher is not None and candidate.stage == SHADOW  # The proof is; what comes later is not.
-        ceiling = Ceiling(teacher, self._settings.ceiling_share) if teacher is not None and paired else None
-        compared = audited = 0
+        ceiling = None
+        if teacher is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
+            ceiling = Ceiling(teacher, self._settings.ceiling_share, ended)
+        done = 0
         if not settled(self._log, candidate, self._settings.slice_floor):
-            compared = await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
-        if teacher is not None and not paired:
+            done += await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
+        if candidate.stage != SHADOW:
             share = audit_share(self._log, candidate, self._settings.audit_share)
-            audited = await audit(self._log, teacher, candidate, share, BATCH, judge)
-        return compared + audited + score_gold(self._log, candidate) > 0
+            if teacher is not None:
+                done += await audit(self._log, teacher, candidate, share, BATCH, judge, ended)
+            if ended:
+                done += await golden(self._log, session, candidate, asked, ended, share, BATCH, at_once, judge)
+        return done + score_gold(self._log, candidate) > 0
 
     async def _publish_changes(self, stop: asyncio.Event) -> None:
         """Follow the engine beside the rounds, which may take long; stages are published where they change."""

@@ -10,6 +10,7 @@ from math import nan
 from proxy.log import Log
 from router.coverage import coverage_interval
 from router.drift import Drift, drifted
+from router.golden import CHANGE
 from router.parity import Parity, parity, widened
 from router.registry import STUDENT, Candidate
 from router.shadow import waiting
@@ -72,17 +73,19 @@ def evidence(log: Log, candidate: Candidate) -> Evidence:
 
 
 def audited(log: Log, candidate: Candidate) -> Audited:
-    """Judge what came after promotion by the same statistic: audits, and what was held back from the candidate.
+    """Judge what came after promotion by the same statistic: audits, what was held back, and golden verdicts.
 
     What the teacher would not answer, or the candidate would have left to it, is no verdict. These verdicts have no
     yardsticks of their own, so the margin is widened by what the teacher lacked of agreeing with itself in shadow: an
     estimate, where the proof before it was paired.
     """
     rows = log.query(
-        f"SELECT {SCORE} FROM verdicts WHERE candidate = ? AND kind IN ('audit', 'holdback') AND covered ORDER BY id",
-        [candidate.id],
+        f"SELECT id, {SCORE} AS score FROM verdicts "
+        "WHERE candidate = $candidate AND kind IN ('audit', 'holdback') AND covered "
+        f"UNION ALL {CHANGE} ORDER BY id",
+        {"candidate": candidate.id},
     )
-    verdicts, margin = [row[0] for row in rows], lenient(log, candidate)
+    verdicts, margin = [score for _, score in rows], lenient(log, candidate)
     return Audited(parity(verdicts, margin, candidate.alpha), drifted(verdicts, 1 - margin))
 
 

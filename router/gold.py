@@ -39,7 +39,7 @@ _REDACTED = rf"\[({'|'.join(KINDS)})_\d+\]"
 # Looked at in every round, so without any text; what is found may still turn out not to be comparable.
 _ANY_NEW = """
 SELECT 1 FROM verdicts v JOIN feedback f ON f.exchange = v.exchange
-WHERE v.candidate = ? AND f.gold IS NOT NULL AND f.gold IS DISTINCT FROM v.gold LIMIT 1
+WHERE v.candidate = ? AND v.kind <> 'golden' AND f.gold IS NOT NULL AND f.gold IS DISTINCT FROM v.gold LIMIT 1
 """
 _DUE = """
 SELECT v.id, f.gold, e.request, f.answer, CASE WHEN v.kind = 'audit' THEN v.answer ELSE e.answer END AS teacher,

@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from proxy.derive import CHAT, Derived, derive
 from proxy.errors import BadInput
 from proxy.log import Log
 from proxy.relay import Upstream
+from proxy.sunset import GONE, SUCCESSOR
 from router.candidates import UNAVAILABLE, Reply, ask, check, teacher_only
 from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer
 from router.judge import Judge
@@ -30,13 +31,17 @@ from router.verdicts import Costs, Verdict, record
 
 _log = logging.getLogger("stillroom.shadow")
 
-# Only whole, plain answers of the teacher given after the student's data was frozen can be compared with.
-_UNSHADOWED = """
+# Only whole, plain answers of the teacher given after the student's data was frozen can be compared with. A successor's
+# are no measure of who learned from the model before it, and never saw one.
+_UNSHADOWED = f"""
 FROM exchanges e
-WHERE path = '/v1/chat/completions' AND task = ? AND ts > CAST(? AS TIMESTAMPTZ) AND served_by = 'teacher'
+WHERE path = '/v1/chat/completions' AND task = $task AND ts > CAST($until AS TIMESTAMPTZ) AND served_by = 'teacher'
   AND status = 200 AND NOT partial
   AND finish_reason = 'stop' AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
-  AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = ? AND v.exchange = e.id)
+  AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.candidate = $candidate AND v.exchange = e.id)
+  AND (reason IS NULL OR NOT starts_with(reason, '{SUCCESSOR}') OR EXISTS (
+    SELECT 1 FROM exchanges s
+    WHERE s.task = $task AND s.ts <= CAST($until AS TIMESTAMPTZ) AND starts_with(s.reason, '{SUCCESSOR}')))
 """
 # After promotion only who was held back, by a hash before anything was known, is a fair sample of the task.
 _HELD_BACK = f"AND ends_with(reason, ': {HELD_BACK}')"
@@ -45,11 +50,12 @@ FROM exchanges e
 WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
   AND (answer IS NOT NULL OR tool_calls IS NOT NULL) AND hash(id) / 18446744073709551615 < ?
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
+  AND NOT list_contains(CAST(? AS VARCHAR[]), coalesce(model, ''))
 """
 # The few are found by their ids first: the texts of all that wait would be read to sort them.
 _FEW = "FROM exchanges WHERE id IN (SELECT id {which} ORDER BY id LIMIT {limit:d}) ORDER BY id"
 # What a teacher will say again: recorded as not comparable, or such requests would stand before all others for ever.
-_FINAL = (400, 413, 422)
+_FINAL = (400, 413, 422, GONE)
 
 
 async def shadow(
@@ -76,7 +82,7 @@ async def shadow(
         return 0
     kind, which = ("shadow", "") if candidate.stage == SHADOW else ("holdback", _HELD_BACK)
     few = _FEW.format(which=f"{_UNSHADOWED} {which}", limit=limit)
-    rows = log.query(f"SELECT id, request, answer {few}", [candidate.task, candidate.card["data_until"], candidate.id])
+    rows = log.query(f"SELECT id, request, answer {few}", _places(candidate))
     again = drawn(log, [row[0] for row in rows], ceiling.share) if ceiling else set()
     known = measured(log, list(again), candidate)
     gate, costs = asyncio.Semaphore(concurrency), Costs()
@@ -88,19 +94,24 @@ async def shadow(
             return Verdict(exchange, kind, 0.0, None, False, None, 0.0, reason)
         async with gate:
             empty = Verdict(exchange, kind, 0.0, None, False, None, 0.0, None)
-            asked = await _asked(session, patient, empty, body, costs)
-        if asked.error and asked.error.startswith(UNAVAILABLE):
+            asked = await answered(session, patient, empty, body, costs)
+        if unavailable(asked):
             return None
-        verdict = await _scored(score, asked, body, teacher, costs)
+        verdict = await scored(score, asked, body, teacher, costs)
         if verdict is None or not (ceiling and verdict.covered and exchange in again):
             return verdict
         measure = known.get(exchange)
-        if measure is None:
+        if measure is None and body.get("model") not in ceiling.ended:
             async with gate:
                 measure = await _again(ceiling.teacher, score, exchange, request, teacher, costs)
         return replace(verdict, yardstick=measure.agreement, yardstick_answer=measure.answer) if measure else verdict
 
     outcomes = await asyncio.gather(*(one(*row) for row in rows), return_exceptions=True)
+    return kept(log, candidate, outcomes, costs, judge)
+
+
+def kept(log: Log, candidate: Candidate, outcomes: Sequence[object], costs: Costs, judge: Judge | None) -> int:
+    """Record the verdicts among what came out, with all costs; where one failed, only the costs, and raise it."""
     failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     verdicts = [] if failed else [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
     compared = record(log, candidate, verdicts, costs, judge.name if judge else None)
@@ -111,14 +122,25 @@ async def shadow(
 
 def waiting(log: Log, candidate: Candidate) -> int:
     """How many exchanges of the task could still be compared."""
-    parameters = [candidate.task, candidate.card["data_until"], candidate.id]
-    return int(log.query(f"SELECT count(*) {_UNSHADOWED}", parameters)[0][0])
+    return int(log.query(f"SELECT count(*) {_UNSHADOWED}", _places(candidate))[0][0])
+
+
+def _places(candidate: Candidate) -> dict[str, str]:
+    return {"task": candidate.task, "until": candidate.card["data_until"], "candidate": candidate.id}
 
 
 async def audit(
-    log: Log, teacher: Upstream, candidate: Candidate, share: float, limit: int, judge: Judge | None = None
+    log: Log,
+    teacher: Upstream,
+    candidate: Candidate,
+    share: float,
+    limit: int,
+    judge: Judge | None = None,
+    ended: Collection[str] = (),
 ) -> int:
     """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id.
+
+    None for models that have `ended`: `router.golden` looks after those.
 
     Where the operator's evaluator fails, or the judge is not there just then, the teacher was paid in vain: recorded as
     no verdict, with the error; of a judge's the rest is left for later.
@@ -128,7 +150,7 @@ async def audit(
         return 0
     verdicts: list[Verdict] = []
     due = f"SELECT id, request, answer, tool_calls {_FEW.format(which=_UNAUDITED, limit=limit)}"
-    for exchange, request, answer, calls in log.query(due, [candidate.id, share]):
+    for exchange, request, answer, calls in log.query(due, [candidate.id, share, list(ended)]):
         started = time.perf_counter()
         status, wanted = await teacher_answer(teacher, request)
         elapsed = (time.perf_counter() - started) * 1000
@@ -155,7 +177,12 @@ async def _audited(score: Score, asked: Verdict, request: str, wanted: Derived, 
     return replace(asked, verdict=said.verdict, covered=not said.unavailable, error=said.error)
 
 
-async def _asked(
+def unavailable(asked: Verdict) -> bool:
+    """Whether there was nobody to ask just now: then it is asked again later."""
+    return asked.error is not None and asked.error.startswith(UNAVAILABLE)
+
+
+async def answered(
     session: aiohttp.ClientSession, route: Route, asked: Verdict, body: Mapping[str, Any], costs: Costs
 ) -> Verdict:
     """What the candidate answers, not scored yet."""
@@ -180,7 +207,7 @@ def _bought(reply: Reply) -> Derived:
     return derive(CHAT, None, "{}", 200, False, text)
 
 
-async def _scored(score: Score, asked: Verdict, body: Mapping[str, Any], teacher: Said, costs: Costs) -> Verdict | None:
+async def scored(score: Score, asked: Verdict, body: Mapping[str, Any], teacher: Said, costs: Costs) -> Verdict | None:
     """With the verdict; None where it has to be made again later."""
     if asked.answer is None:
         return asked

@@ -270,3 +270,29 @@ def test_an_erased_user_leaves_a_certificate_that_says_what_cannot_be_told(
     assert "yes parity: as computed again" in shown
     assert run(config, "certificate", TASK) == 0
     assert "where is order" not in capsys.readouterr().out
+
+
+def test_status_tells_what_ends_and_how_golden_sets_stand(
+    config: Path, log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(
+        'home = "home"\n[[teacher.sunsets]]\nmodel = "gpt-4o"\nshutdown = 2020-01-01\nsuccessor = "gpt-5"\n'
+        '[[teacher.sunsets]]\nmodel = "gpt-5-mini"\nshutdown = 2999-01-01\n'
+    )
+    candidate = known(log)
+    judged(log, candidate, [1.0], exchange=insert(log, ["a"])[0])
+    assert run(config, "status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["golden"] == {}  # Not promoted: nothing is asked again yet.
+    move(log, candidate, CANARY, "proved", share=0.1)
+    assert run(config, "status", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["golden"] == {candidate.id: {"exchanges": 1, "verdicts": 0, "mean": None}}
+    ended, coming = shown["sunsets"]
+    assert ended.startswith("gpt-4o has ended, on 2020-01-01: golden sets")
+    assert coming.startswith("gpt-5-mini shuts down in ")
+
+
+def test_a_day_that_is_no_date_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text('[[teacher.sunsets]]\nmodel = "gpt-4o"\nshutdown = "2027-03-31"')
+    assert run(config, "status") == 1
+    assert "setting 'teacher.sunsets[0].shutdown' must be of type date, not str" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from proxy.limits import Limits, Standing
 from router.calibration import Calibration, calibrate
 from router.coverage import Plan, Threshold, choose_threshold
 from router.gold_file import Imported
+from router.golden import Golden
 from router.ledger import Report, TaskLine
 
 LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3, 0.4)
@@ -55,6 +56,8 @@ def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str])
             "candidates": [],
             "frozen": ice,
             "changed": ["triage-2: its instructions changed"],
+            "sunsets": ["gpt-4o has ended"],
+            "golden": {"student-1": Golden(200, 40, 0.975), "student-2": Golden(0, 0, None)},
             "feedback_ignored": 0,
             "similarity": {"s-1": {"judged": 0, "good": None, "worse": None}},
         }
@@ -66,6 +69,9 @@ def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str])
     assert "triage-2: its instructions changed" in shown
     assert "feedback" not in shown
     assert "alike" not in shown
+    assert "gpt-4o has ended" in shown
+    assert "student-1: golden set of 200 exchanges, 40 verdicts since: 0.975 of its agreement kept" in shown
+    assert "student-2: none of its golden exchanges is in the log, 0 verdicts since: not asked again yet" in shown
 
 
 def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +82,8 @@ def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monk
     }  # fmt: skip
     line = {"task": "t", "candidate": "s-1", "stage": "live", "reason": "r", "verdict": "v", "next": "n"}
     seen = {"judged": 7, "good": 0.75, "worse": None}
-    shown_too = {"frozen": {}, "changed": [], "feedback_ignored": 2, "similarity": {"s-1": seen}}
+    shown_too = {"frozen": {}, "changed": [], "sunsets": [], "golden": {}, "feedback_ignored": 2}
+    shown_too["similarity"] = {"s-1": seen}
     status_table({"engine": {"state": "up"}, "candidates": [line | {"feedback": said}], **shown_too})
     shown = capsys.readouterr().out
     assert (

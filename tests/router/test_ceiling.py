@@ -1,17 +1,22 @@
+import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import aiohttp
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 
 from proxy.log import Log
 from proxy.replay import create_replay
+from proxy.sunset import GONE
 from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer
 from router.evidence import evidence
 from router.ledger import report
 from router.registry import Candidate
 from router.shadow import shadow
-from tests.router.conftest import Engine, chat, insert, judged, known, route_to
+from tests.router.conftest import PATH, Engine, chat, insert, judged, known, route_to
 from tests.router.test_shadow import RECORDED, teacher_at
 from tests.servers import free_port, serving
 
@@ -97,3 +102,25 @@ async def test_without_the_teacher_there_is_a_verdict_and_no_yardstick(log: Log,
     assert await shadowed(log, engine, f"http://127.0.0.1:{free_port()}", known(log), 1.0) == 1
     assert stored(log) == {exchange: (None, None)}
     assert log.query("SELECT count(*) FROM spend") == [(0,)]
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_a_model_that_has_ended_is_not_asked_again(log: Log, engine: Engine, replay: str) -> None:
+    (ended,), (other,) = insert(log, ["mine?"]), insert(log, ["mine?"], request=ASKED.replace("gpt-4o", "gpt-5"))
+    candidate = known(log)
+    async with teacher_at(replay) as again, aiohttp.ClientSession() as session:
+        with serving(engine.app) as url:
+            ceiling = Ceiling(again, 1.0, ["gpt-4o"])
+            assert await shadow(log, session, candidate, route_to(url), 100, 2, ceiling) == 2
+    assert stored(log) == {ended: (None, None), other: (1.0, "billing")}
+
+
+async def test_a_teacher_without_such_a_model_is_told_from_one_without_such_an_address() -> None:
+    for code, status in (("model_not_found", GONE), ("unknown_url", 404)):
+        teacher = FastAPI(openapi_url=None)
+        answer = JSONResponse({"error": {"message": "not here", "code": code}}, 404)
+        teacher.add_api_route(PATH, partial(asyncio.sleep, 0, answer), methods=["POST"], response_model=None)
+        with serving(teacher) as url:
+            async with teacher_at(url) as asked:
+                found = await teacher_answer(asked, ASKED)
+        assert (found[0], found[1].finish_reason) == (status, None)

@@ -252,9 +252,10 @@ async def test_what_a_provider_has_no_answer_to_is_compared_later(log: Log, inge
         await stage.rounds()
         assert log.query("SELECT count(*) FROM verdicts") == [(0,)]
         stage.hosted.status = 400
+        asked(log, 1, ANSWERS)  # Something new: else it is asked again after a while only.
         await stage.rounds()
     rows = log.query("SELECT covered, error, count(*) FROM verdicts GROUP BY ALL")
-    assert rows == [(False, "candidate answered 400", 3)]
+    assert rows == [(False, "candidate answered 400", 4)]
     assert log.query("SELECT count(*) FROM spend") == [(0,)]
 
 

@@ -1,0 +1,128 @@
+"""Owns the end of a teacher's model as the request path sees it: from its day on, its successor is asked in its place.
+
+So it is, for a while, after the teacher said that it has no such model. Must not know how a decision is reached, nor
+what the log says: a worker knows the day that was set, and what it was told itself.
+One member of the body changes, by a splice; every other byte stays.
+"""
+
+import codecs
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import NamedTuple
+
+from proxy.bodies import inflated
+from proxy.errors import BadInput
+from proxy.headers import header
+from proxy.settings import SunsetSettings
+from proxy.splice import spliced, whole_object
+
+SUCCESSOR = "successor "
+"""How the reason of an exchange begins that a successor answered: others tell it apart."""
+GONE = 410
+"""What a 404 counts as that speaks of the model, not of the address."""
+NO_MODEL = "model_not_found"
+MISSING = " for missing "
+"""What stands between both names where the teacher was asked first, and had no such model."""
+MISSED_SECONDS = 60.0
+
+
+class Succeeded(NamedTuple):
+    """The body as the successor gets it, its name, and the model that was asked for."""
+
+    body: bytes
+    successor: str
+    model: str
+
+
+class Succession:
+    """Who is asked in whose place, and since when. A model that was missed counts as ended for MISSED_SECONDS."""
+
+    def __init__(self, sunsets: Sequence[SunsetSettings] = ()) -> None:
+        """Only those with a successor matter here."""
+        self._successors = {one.model: one.successor for one in sunsets if one.successor}
+        self._from = {one.model: _start(one.shutdown) for one in sunsets}
+        self._missed: dict[str, float] = {}
+        self._first = min((self._from[model] for model in self._successors), default=float("inf"))
+
+    def __call__(self, body: bytes, now: float) -> Succeeded | None:
+        """The request as it goes to the successor at `now`, in seconds of the epoch; None where it goes as it came.
+
+        What cannot be read is the teacher's to refuse. Of a key given twice the last counts, as for JSON parsers.
+        """
+        if now < self._first and not self._missed:
+            return None
+        found = self.instead(body)
+        if found is None or now >= self._from[found.model] or now < self._missed.get(found.model, 0.0):
+            return found
+        self._missed.pop(found.model, None)
+        return None
+
+    def instead(self, body: bytes) -> Succeeded | None:
+        """The request as it would go to the successor, whatever the day; None where there is none."""
+        if not self._successors or b'"model"' not in body:
+            return None
+        try:
+            body.decode()  # Only to refuse what is not UTF-8.
+            text = body.decode("latin-1")  # One character a byte: positions are those of the body.
+            members, _ = whole_object(text, len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0)
+        except (ValueError, RecursionError):
+            return None
+        asked = {member.key: member for member in members}.get("model")
+        if asked is None or not isinstance(asked.value, str) or asked.value not in self._successors:
+            return None
+        successor = self._successors[asked.value]
+        name = json.dumps(successor).encode()
+        return Succeeded(spliced(body, asked.at, asked.end, name), successor, asked.value)
+
+    def missed(self, model: str, now: float) -> None:
+        """The teacher has just said that it has no such model: its successor is asked at once for a while."""
+        self._missed[model] = now + MISSED_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An answer that was read to its end before it is passed on."""
+
+    status: int
+    raw_headers: tuple[tuple[bytes, bytes], ...]
+    content_type: str
+    deployment: str
+    attempts: int
+    body: bytes
+
+    @property
+    def gone(self) -> bool:
+        """Whether it says that there is no such model."""
+        coding = header(self.raw_headers, b"content-encoding")
+        return is_gone(self.status, self.body if coding is None else inflated(self.body, coding.decode("latin-1")))
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body, in one piece."""
+        yield self.body
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def _start(day: date | None) -> float:
+    return float("inf") if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+
+
+def is_gone(status: int, body: bytes) -> bool:
+    """Whether the teacher says that it has no such model, as OpenAI and those who speak like it do."""
+    return status == 404 and NO_MODEL.encode() in body
+
+
+def check_sunsets(sunsets: Sequence[SunsetSettings]) -> None:
+    """BadInput where a sunset names no model, or one that another names too, or a successor that ends itself."""
+    models = [one.model for one in sunsets]
+    for place, one in enumerate(sunsets):
+        where = f"teacher.sunsets[{place}]"
+        if not one.model:
+            raise BadInput(f"{where} needs the model that ends, as clients name it")
+        if models.count(one.model) > 1:
+            raise BadInput(f"{where}.model {one.model!r} is there twice: keep one of them")
+        if one.successor in models:
+            raise BadInput(f"{where}.successor {one.successor!r} ends too: name a model that stays")

@@ -15,7 +15,7 @@ from proxy.log import Log
 from proxy.settings import SunsetSettings
 from router.controller import Controller
 from router.drift import drifted
-from router.evidence import audited, drift
+from router.evidence import audited
 from router.gold import score_gold
 from router.golden import SIZE, Golden, golden, standing
 from router.ledger import report
@@ -139,7 +139,7 @@ async def test_a_set_that_lies_below_the_bar_by_chance_is_no_fall(log: Log, engi
     plain = [row[0] for row in log.query("SELECT verdict FROM verdicts WHERE kind = 'golden' ORDER BY id")]
     assert sum(plain) / len(plain) == 0.8
     assert drifted(plain, 0.95).found  # What plain agreement would have made of it.
-    assert not drift(log, candidate).found
+    assert not audited(log, candidate).drift.found
     assert not audited(log, candidate).parity.refuted
     assert audited(log, candidate).parity.mean == 1.0
 

@@ -1,7 +1,8 @@
 """Owns the settings of distilling and serving, and the whole file: `Settings` holds every table there is."""
 
+import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from proxy.errors import BadInput
@@ -19,7 +20,7 @@ from proxy.settings import (
 )
 from proxy.sunset import check_sunsets
 from router.evaluators import check_declared
-from router.settings import JudgeSettings, MoneySettings, RivalSettings, RouterSettings
+from router.settings import JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
 
@@ -150,36 +151,8 @@ def _check(settings: Settings) -> None:
         raise BadInput("log.keep_days must be 0 (for ever) or more")
     if settings.serving.device not in ("cpu", "gpu"):
         raise BadInput(f"serving.device must be cpu or gpu, not {settings.serving.device!r}")
-    shares = {"margin": settings.router.margin, "alpha": settings.router.alpha}
-    for name, value in shares.items():
-        if not 0 < value < 1:
-            raise BadInput(f"router.{name} must lie between 0 and 1, for example 0.05, not {value}")
-    steps = settings.router.canary_shares
-    if not steps or sorted(set(steps)) != list(steps) or steps[0] <= 0 or steps[-1] > 1:
-        raise BadInput(f"router.canary_shares must be rising shares above 0, such as [0.01, 0.05], not {list(steps)}")
-    if not 0 <= settings.router.slice_floor < 1 - settings.router.margin:
-        raise BadInput(
-            f"router.slice_floor must lie between 0 and 1 - router.margin, for example 0.1, "
-            f"not {settings.router.slice_floor}"
-        )
-    for name in ("holdback_share", "audit_share", "ceiling_share", "max_failures"):
-        if not 0 <= getattr(settings.router, name) <= 1:
-            raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(settings.router, name)}")
-    for name in ("max_slowdown", "cooldown_hours"):
-        if not 0 <= getattr(settings.router, name) < float("inf"):
-            raise BadInput(f"router.{name} must be 0 (off) or more, not {getattr(settings.router, name)}")
     if settings.judge.concurrency < 1 or settings.judge.timeout <= 0:
         raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
-    for task, said in settings.router.tasks.items():
-        if said.promote not in ("auto", "manual"):
-            raise BadInput(f'router.tasks.{task}.promote must be "auto" or "manual", not {said.promote!r}')
-        if said.evaluator:
-            try:
-                check_declared(said, said.evaluator)
-            except BadInput as error:
-                raise BadInput(f"router.tasks.{task}: {error}") from None
-    for name, rival in settings.router.rivals.items():
-        _check_rival(f"router.rivals.{name}", name, rival)
     if settings.distiller.rank > settings.serving.max_lora_rank:
         raise BadInput(
             f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "
@@ -189,6 +162,51 @@ def _check(settings: Settings) -> None:
         raise BadInput("proxy.keys = true needs teacher.key_env: our own keys mean nothing to the teacher")
     if settings.proxy.workers < 1:
         raise BadInput(f"proxy.workers must be at least 1, not {settings.proxy.workers}")
+    _check_router(settings.router)
+    _check_money(settings.money)
+
+
+def _check_router(router: RouterSettings) -> None:
+    for name in ("margin", "alpha"):
+        if not 0 < getattr(router, name) < 1:
+            raise BadInput(f"router.{name} must lie between 0 and 1, for example 0.05, not {getattr(router, name)}")
+    steps = router.canary_shares
+    if not steps or sorted(set(steps)) != list(steps) or steps[0] <= 0 or steps[-1] > 1:
+        raise BadInput(f"router.canary_shares must be rising shares above 0, such as [0.01, 0.05], not {list(steps)}")
+    if not 0 <= router.slice_floor < 1 - router.margin:
+        raise BadInput(
+            f"router.slice_floor must lie between 0 and 1 - router.margin, for example 0.1, not {router.slice_floor}"
+        )
+    for name in ("holdback_share", "audit_share", "ceiling_share", "max_failures"):
+        if not 0 <= getattr(router, name) <= 1:
+            raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(router, name)}")
+    for name in ("max_slowdown", "cooldown_hours"):
+        if not 0 <= getattr(router, name) < math.inf:
+            raise BadInput(f"router.{name} must be 0 (off) or more, not {getattr(router, name)}")
+    for task, said in router.tasks.items():
+        _check_task(f"router.tasks.{task}", said)
+    for name, rival in router.rivals.items():
+        _check_rival(f"router.rivals.{name}", name, rival)
+
+
+def _check_task(place: str, said: TaskSettings) -> None:
+    if said.promote not in ("auto", "manual"):
+        raise BadInput(f'{place}.promote must be "auto" or "manual", not {said.promote!r}')
+    if said.evaluator:
+        try:
+            check_declared(said, said.evaluator)
+        except BadInput as error:
+            raise BadInput(f"{place}: {error}") from None
+
+
+def _check_money(money: MoneySettings) -> None:
+    """A price that is no number would make every sum it enters unpriced."""
+    named = {"engine_hour": money.engine_hour, "training_hour": money.training_hour}
+    for model, price in money.prices.items():
+        named |= {f"prices.{model!r}.{kind}": dollars for kind, dollars in asdict(price).items() if dollars is not None}
+    for name, dollars in named.items():
+        if not 0 <= dollars < math.inf:
+            raise BadInput(f"money.{name} must be US dollars, 0 or more, not {dollars}")
 
 
 def _check_rival(place: str, name: str, rival: RivalSettings) -> None:

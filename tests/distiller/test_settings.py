@@ -57,6 +57,10 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ('[router.rivals.r]\nmodel = "m"', r"router\.rivals\.r needs a model, and tasks"),
         ('[router.rivals.r]\ntasks = ["t"]\nmodel = "m"\nurl = "x"', r"router\.rivals\.r\.url must be the base"),
         ('[router.rivals.r]\ntasks = ["t"]\nmodel = "m"\nurl = "http://k:s@x/v1"', "must not carry a key"),
+        ("[money]\nengine_hour = nan", r"money\.engine_hour must be US dollars, 0 or more, not nan"),
+        ("[money]\ntraining_hour = -1.0", r"money\.training_hour must be US dollars"),
+        ('[money.prices."a/b"]\ninput = nan\noutput = 1.0', r"money\.prices\.'a/b'\.input must be US dollars"),
+        ("[money.prices.a]\ninput = 1.0\noutput = 1.0\ncached_input = inf", r"prices\.'a'\.cached_input must be"),
         ("home = ", "is not TOML"),
     ],
 )

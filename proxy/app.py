@@ -25,7 +25,7 @@ from proxy.relay import Relay, RelayOptions, Scope, Send
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import SpoolWriter
 from proxy.sunset import Succession
-from proxy.translate import translating
+from proxy.translate import close_litellm, translating
 from proxy.upstream import Teacher
 
 
@@ -81,6 +81,8 @@ def create_app(
             await keeper.close()
             counters.flush()
             upstream.close()
+            if teacher.translate:
+                await close_litellm()
             writer.rotate()
 
     app = ProxyApp(title="Stillroom", lifespan=lifespan, openapi_url=None)

@@ -111,7 +111,8 @@ def _langchain(url: str, folder: Path, names: Collection[str] | None) -> dict[st
         "asyncio_default_test_loop_scope=session",
         "asyncio_default_fixture_loop_scope=session",
     )
-    command = [_program(), "-m", "pytest", "--quiet", "-p", "no:cacheprovider", *(f"-o{option}" for option in options)]
+    command = [_program(), "-m", "pytest", "--quiet", "--noconftest", "-p", "no:cacheprovider"]
+    command += [f"-o{option}" for option in options]
     command += ["-c", os.devnull, "--rootdir", str(folder), f"--junitxml={report}", *wanted]
     environment = _environment({"OPENAI_BASE_URL": url, "OPENAI_API_KEY": KEY, "CONFORMANCE_MODEL": MODEL})
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, env=environment, cwd=folder)

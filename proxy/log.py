@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import duckdb
 import duckdb_extensions
@@ -80,6 +80,22 @@ class Log:
                 self.connection.execute("ROLLBACK")
             raise
         return result
+
+
+class Latest(Generic[T]):
+    """What `read` makes of a log, read again only when that has changed: looking costs milliseconds."""
+
+    def __init__(self, log: Log, read: Callable[[], T]) -> None:
+        """Nothing is read yet."""
+        self._log, self._read = log, read
+        self._held: tuple[int, T] | None = None
+
+    def now(self) -> T:
+        """As of the log's current snapshot."""
+        snapshot = self._log.snapshot()
+        if self._held is None or self._held[0] != snapshot:
+            self._held = snapshot, self._read()
+        return self._held[1]
 
 
 def open_log(settings: LogSettings, home: Path, read_only: bool = False) -> Log:

@@ -6,11 +6,14 @@ a judge or a teacher that is back, is why a candidate is looked at again after a
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from proxy.feedback import FEEDBACK
-from proxy.log import Log
+from proxy.log import Latest, Log
 from router.registry import Candidate
 
+Newest = dict[str | None, tuple[int, str]]
+"""For each task how many exchanges there are, and the last; None for feedback."""
 PATIENCE = 30.0  # seconds after which a candidate is looked at though nothing is new
 # An import brings exchanges that are older than the newest, so they are counted too. Feedback is of no task by itself.
 _NEWEST = f"""
@@ -24,17 +27,14 @@ class News:
 
     def __init__(self, log: Log, patience: float = PATIENCE, clock: Callable[[], float] = time.monotonic) -> None:
         """Nothing was looked at yet; `patience` and `clock` are in seconds."""
-        self._log, self._patience, self._clock = log, patience, clock
-        self._snapshot = -1
-        self._newest: dict[str | None, tuple[int, str]] = {}
+        self._patience, self._clock = patience, clock
+        self._latest = Latest(log, partial(_newest, log))
+        self._newest: Newest = {}
         self._seen: dict[str, tuple[object, float]] = {}
 
     def refresh(self) -> None:
         """Read what there is by now, where the log has changed: one query for all tasks."""
-        snapshot = self._log.snapshot()
-        if snapshot != self._snapshot:
-            self._newest = {task: (count, newest) for task, count, newest in self._log.query(_NEWEST)}
-            self._snapshot = snapshot
+        self._newest = self._latest.now()
 
     def any(self, candidate: Candidate, url: str) -> bool:
         """Whether its task, its stage or where it is served is not as at its last look, or that was long ago."""
@@ -50,3 +50,7 @@ class News:
 
     def _mark(self, candidate: Candidate, url: str) -> object:
         return candidate, url, self._newest.get(candidate.task), self._newest.get(None)
+
+
+def _newest(log: Log) -> Newest:
+    return {task: (count, newest) for task, count, newest in log.query(_NEWEST)}

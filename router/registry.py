@@ -7,13 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import duckdb
 
 from proxy.errors import BadInput
 from proxy.ids import ulid
-from proxy.log import Log
+from proxy.log import Latest, Log
 from router.parity import family_alpha
 
 SHADOW, CANARY, LIVE, RETIRED = "shadow", "canary", "live", "retired"
@@ -70,20 +71,12 @@ def candidates(log: Log, task: str | None = None) -> list[Candidate]:
     return [candidate for candidate in rows if task in (None, candidate.task)]
 
 
-class Watch:
-    """The candidates as they are now, read again only when the log has changed: looking costs milliseconds."""
+class Watch(Latest[list[Candidate]]):
+    """The candidates as they are now, oldest first."""
 
     def __init__(self, log: Log) -> None:
         """Nothing is read yet."""
-        self._log, self._snapshot = log, -1
-        self._known: list[Candidate] = []
-
-    def now(self) -> list[Candidate]:
-        """All candidates, oldest first."""
-        snapshot = self._log.snapshot()
-        if snapshot != self._snapshot:
-            self._known, self._snapshot = candidates(self._log), snapshot
-        return self._known
+        super().__init__(log, partial(candidates, log))
 
 
 def _candidate(*columns: Any) -> Candidate:

@@ -18,7 +18,7 @@ from proxy.log import Log
 from router.bids import passes
 from router.candidates import CUT_OFF, MALFORMED
 from router.evaluators import JUDGE, evaluator_for, known_labels
-from router.registry import CANARY, HOSTED, LIVE, RETIRED, SHADOW, Candidate, candidates, move, register
+from router.registry import CANARY, HOSTED, LIVE, RETIRED, SHADOW, Candidate, Watch, move, register
 from router.said import from_log
 from router.settings import RivalSettings, RouterSettings, TaskSettings
 
@@ -34,7 +34,6 @@ WHERE path = $path AND task = $task AND served_by = 'teacher' AND status = 200 A
   AND (answer IS NOT NULL OR tool_calls IS NOT NULL)
 ORDER BY id DESC LIMIT $read
 """
-_ANY = f"SELECT 1 FROM candidates WHERE kind = '{HOSTED}' LIMIT 1"
 # The price function is the one that ingest registers with the log's connection.
 _ANSWERED = f"""
 INSERT INTO spend BY NAME
@@ -71,6 +70,7 @@ class Rivals:
                     f"router.rivals.{name}.key_env names {rival.key_env}, which is not set: export its key there"
                 )
         self._log, self._settings, self._judged = log, settings, judged
+        self._watch = Watch(log)
         self._refused: set[str] = set()
 
     def look(self) -> bool:
@@ -78,9 +78,9 @@ class Rivals:
 
         True where one was retired, so that the policy has to be written again.
         """
-        if not self._settings.rivals and not self._log.query(_ANY):
+        known = {candidate.id: candidate for candidate in self._watch.now()}
+        if not self._settings.rivals and all(one.kind != HOSTED for one in known.values()):
             return False
-        known = {candidate.id: candidate for candidate in candidates(self._log)}
         for name, rival in self._settings.rivals.items():
             for task in rival.tasks:
                 if identity(name, task, rival) not in {*known, *self._refused}:

@@ -9,11 +9,14 @@ the day, and by what they are told themselves.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 
-from proxy.log import Log
+from proxy.log import Latest, Log
 from proxy.settings import SunsetSettings
 from proxy.sunset import GONE, MISSING, NO_MODEL, SUCCESSOR
 
+Misses = Mapping[str, tuple[int, datetime]]
+"""For each model the requests in a row that found it gone, and since when."""
 MISSED = 3
 """Exchanges in a row that found no such model: one may be a slip of the provider."""
 
@@ -57,7 +60,14 @@ class Sunset:
 
 def sunsets(log: Log, declared: Sequence[SunsetSettings], now: datetime) -> list[Sunset]:
     """All that have come or are known to come, by model."""
-    missed = {model: (count, since) for model, count, since in log.query(_MISSED)}
+    return _all(_missed(log), declared, now)
+
+
+def _missed(log: Log) -> Misses:
+    return {model: (count, since) for model, count, since in log.query(_MISSED)}
+
+
+def _all(missed: Misses, declared: Sequence[SunsetSettings], now: datetime) -> list[Sunset]:
     found = [_declared(one, one.shutdown, now) for one in declared if one.shutdown is not None]
     known = {one.model for one in found if one.come}
     successors = {one.model: one.successor for one in declared}
@@ -76,22 +86,16 @@ def _declared(one: SunsetSettings, shutdown: date, now: datetime) -> Sunset:
 
 
 class Ended:
-    """The models that have ended, looked for again only when the log has changed or a day has begun."""
+    """The models that have ended, by the day and by what the log says now."""
 
     def __init__(self, log: Log, declared: Sequence[SunsetSettings]) -> None:
         """Nothing is read yet."""
-        self._log, self._declared = log, declared
-        self._seen: tuple[int, date] | None = None
-        self._found: Mapping[str, Sunset] = {}
+        self._missed, self._declared = Latest(log, partial(_missed, log)), declared
 
     def now(self) -> Mapping[str, Sunset]:
         """By model."""
-        now = datetime.now(UTC)
-        seen = self._log.snapshot(), now.date()
-        if seen != self._seen:
-            self._found = {one.model: one for one in sunsets(self._log, self._declared, now) if one.come}
-            self._seen = seen
-        return self._found
+        found = _all(self._missed.now(), self._declared, datetime.now(UTC))
+        return {one.model: one for one in found if one.come}
 
 
 def in_words(one: Sunset, now: datetime) -> str:

@@ -6,7 +6,7 @@ import duckdb
 import pytest
 
 from proxy.errors import BadInput, Unavailable
-from proxy.log import Log, open_log
+from proxy.log import Latest, Log, open_log
 from proxy.settings import LogSettings
 
 READER = """
@@ -91,6 +91,20 @@ def test_a_lost_race_is_run_again_and_another_error_is_not(log: Log) -> None:
         log.transaction(failing)
     assert runs == ["lost"] * 3 + ["failed"]
     assert log.query("SELECT count(*) FROM numbers") == [(1,)]
+
+
+def test_what_is_made_of_a_log_is_read_again_only_when_it_changed(log: Log) -> None:
+    log.query("CREATE TABLE t (n INTEGER)")
+    reads: list[int] = []
+
+    def read() -> int:
+        reads.append(1)
+        return int(log.query("SELECT count(*) FROM t")[0][0])
+
+    latest = Latest(log, read)
+    assert (latest.now(), latest.now(), len(reads)) == (0, 0, 1)
+    log.query("INSERT INTO t VALUES (1)")
+    assert (latest.now(), latest.now(), len(reads)) == (1, 1, 2)
 
 
 def test_every_commit_is_a_snapshot_to_return_to(log: Log) -> None:

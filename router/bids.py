@@ -6,6 +6,7 @@ included, are shared by all that students were asked. None is unpriced, and neve
 anything.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proxy.derive import CHAT
@@ -58,19 +59,18 @@ def bid(log: Log, candidate: Candidate, floor: float) -> Bid:
     ((teacher,),) = log.query(_TEACHER, {"task": candidate.task, "path": CHAT})
     below = 1 - found.coverage
     usd = None if asked is None or (below and teacher is None) else asked + below * (teacher or 0.0)
-    allowed = passes(log, candidate, floor) if candidate.stage == SHADOW else candidate.stage != RETIRED
+    allowed = _passes(log, candidate, found, floor) if candidate.stage == SHADOW else candidate.stage != RETIRED
     return Bid(candidate, found, allowed, asked, usd)
 
 
 def passes(log: Log, candidate: Candidate, floor: float) -> bool:
     """Whether parity is proved in shadow and no slice is surely behind by `floor`."""
-    return evidence(log, candidate).parity.proven and not lagging(log, candidate, floor)
+    return _passes(log, candidate, evidence(log, candidate), floor)
 
 
 def bids(log: Log, task: str, floor: float) -> list[Bid]:
     """Of all of the task's candidates that are not retired, the cheapest first and the unpriced last."""
-    found = [bid(log, candidate, floor) for candidate in candidates(log, task) if candidate.stage != RETIRED]
-    return sorted(found, key=lambda one: (one.usd is None, one.usd or 0.0))
+    return _ranked(log, candidates(log, task), floor)
 
 
 def cheapest(found: list[Bid]) -> Bid | None:
@@ -86,9 +86,12 @@ def outbid(log: Log, candidate: Candidate, floor: float) -> str | None:
     """
     if candidate.stage != SHADOW:
         return None
+    others = _ranked(log, [one for one in candidates(log, candidate.task) if one.line != candidate.line], floor)
+    if not others:
+        return None
     mine = bid(log, candidate, floor)
-    for other in bids(log, candidate.task, floor):
-        if other.candidate.line == candidate.line or not other.passes:
+    for other in others:
+        if not other.passes:
             continue
         stays = _cheaper(other, mine) if other.candidate.stage == SHADOW else not _cheaper(mine, other)
         if stays:
@@ -99,6 +102,15 @@ def outbid(log: Log, candidate: Candidate, floor: float) -> str | None:
 def words(usd: float | None) -> str:
     """What an exchange costs, as people compare it."""
     return "an unknown price" if usd is None else f"${1000 * usd:.4f} for 1,000 exchanges"
+
+
+def _ranked(log: Log, known: Iterable[Candidate], floor: float) -> list[Bid]:
+    found = [bid(log, candidate, floor) for candidate in known if candidate.stage != RETIRED]
+    return sorted(found, key=lambda one: (one.usd is None, one.usd or 0.0))
+
+
+def _passes(log: Log, candidate: Candidate, found: Evidence, floor: float) -> bool:
+    return found.parity.proven and not lagging(log, candidate, floor)
 
 
 def _cheaper(one: Bid, other: Bid) -> bool:

@@ -10,6 +10,7 @@ import fcntl
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,15 @@ CHANGES_SECONDS = 300.0  # between two looks whether instructions were changed: 
 BREATH_SECONDS = 0.01  # between two rounds when there is more to compare
 
 Served = Callable[[], Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Who can be asked in one round: by `session` the candidates, the `teacher` if any, but for models that ended."""
+
+    session: aiohttp.ClientSession
+    teacher: Upstream | None
+    ended: Collection[str]
 
 
 class Controller:
@@ -94,7 +104,7 @@ class Controller:
     async def round(self, session: aiohttp.ClientSession, teacher: Upstream | None) -> bool:
         """One pass over everything; True when there is more to compare at once."""
         self._ingest.run()
-        served, ended = self._served(), self._ended.now()
+        served, reach = self._served(), _Reach(session, teacher, self._ended.now())
         self._news.refresh()
         busy = False
         if self._rivals.look():
@@ -103,7 +113,7 @@ class Controller:
             if candidate.stage == RETIRED or not (url := url_of(candidate, served)):
                 continue
             if self._news.any(candidate, url):
-                more = await self._look(session, teacher, candidate, url, ended)
+                more = await self._look(reach, candidate, url)
                 self._news.looked(candidate, url, more)
                 busy |= more
         if time.monotonic() - self._looked_for_changes >= CHANGES_SECONDS:
@@ -118,32 +128,19 @@ class Controller:
                 self._changes.add((change.candidate, change.now))
                 _log.warning("%s", change.words)
 
-    async def _look(
-        self,
-        session: aiohttp.ClientSession,
-        teacher: Upstream | None,
-        candidate: Candidate,
-        url: str,
-        ended: Collection[str],
-    ) -> bool:
+    async def _look(self, reach: _Reach, candidate: Candidate, url: str) -> bool:
         """Compare and move on; the guardrails need no comparisons, so they are asked where none could be made too."""
         more = False
         with _apart(candidate, "compared"):
-            more = await self._compare(session, teacher, candidate, url, ended)
+            more = await self._compare(reach, candidate, url)
         with _apart(candidate, "judged"):
             if reason := advance(self._log, candidate, self._settings, self._sign):
                 _log.warning("%s of task %s moves on: %s", candidate.id, candidate.task, reason)
                 self._publish()
         return more
 
-    async def _compare(
-        self,
-        session: aiohttp.ClientSession,
-        teacher: Upstream | None,
-        candidate: Candidate,
-        url: str,
-        ended: Collection[str],
-    ) -> bool:
+    async def _compare(self, reach: _Reach, candidate: Candidate, url: str) -> bool:
+        session, teacher, ended = reach.session, reach.teacher, reach.ended
         asked, at_once = route(candidate, self._settings, url), self._settings.shadow_concurrency
         judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
         ceiling = None

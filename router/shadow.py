@@ -73,9 +73,8 @@ async def shadow(
     Once the candidate is promoted these are the held back ones, and the verdicts' kind is "holdback". With a `ceiling`,
     the teacher is asked again on its share of them, where the candidate's answer is covered. None are compared where a
     judge has to score and there is none now; what it could not be asked about is left for later, and so is what a
-    hosted candidate's provider had no answer to (`UNAVAILABLE`). BadInput when the
-    operator's evaluator fails on one of them: then none is recorded, since leaving out what it fails on would flatter
-    the candidate.
+    hosted candidate's provider had no answer to (`UNAVAILABLE`). BadInput when the operator's evaluator fails on one of
+    them: then none is recorded, since leaving out what it fails on would flatter the candidate.
     """
     score = scoring(candidate, judge)
     if score is None:

@@ -34,7 +34,7 @@ from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.tokens import estimator
-from proxy.translate import translating
+from proxy.translate import close_litellm, translating
 from proxy.vitals import Observed, Vitals
 from proxy.waiting import pause
 from router.controller import Controller, only_one
@@ -92,6 +92,7 @@ async def _work(settings: Settings, config: Path | None, seen: _Seen, stop: asyn
     controller = Controller(log, ingest, settings.router, settings.policy, service.served, sign, judge, sunsets)
     seen.now = lambda: replace(service.seen, ingested=ingest.ingested, last_round=controller.last_round)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(close_litellm)  # the judge's, and the teacher's where it is translated
         teacher: Upstream | None = None
         if settings.teacher.key_env:  # Without a key of our own there is nobody to audit with.
             direct = connect(settings.teacher)

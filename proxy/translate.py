@@ -91,11 +91,19 @@ class TranslatingTeacher:
 
 
 async def close_litellm() -> None:
-    """End the connections that litellm keeps for the life of a process; for an event loop that ends before."""
+    """End the connections that litellm keeps for the life of a process; for an event loop that ends before.
+
+    The client it shares among providers is made again when it is asked for; a closed one would open sessions that
+    nothing of litellm's ends.
+    """
     litellm: Any = sys.modules.get("litellm")
-    if litellm is not None:
-        await litellm.close_litellm_async_clients()
-        litellm.in_memory_llm_clients_cache.flush_cache()
+    if litellm is None:
+        return
+    shared = vars(litellm).pop("module_level_aclient", None)
+    if shared is not None:
+        await shared.close()
+    await litellm.close_litellm_async_clients()
+    litellm.in_memory_llm_clients_cache.flush_cache()
 
 
 def load_litellm() -> Any:

@@ -18,7 +18,6 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from proxy.app import create_app
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
-from proxy.translate import close_litellm
 from tests.proxies import Proxy
 from tests.servers import free_port, serving
 
@@ -311,13 +310,6 @@ class Translating(Proxy):
         return openai.OpenAI(base_url=self.url, api_key=key, max_retries=0)
 
 
-@contextlib.asynccontextmanager
-async def _litellms_clients() -> AsyncIterator[None]:
-    """A test's event loop ends before the process."""
-    yield
-    await close_litellm()
-
-
 @contextlib.contextmanager
 def translating_proxy(spool: Path, monkeypatch: pytest.MonkeyPatch, **teacher: Any) -> Iterator[Translating]:
     providers = {prefix: Provider() for prefix in PREFIXES}
@@ -332,5 +324,5 @@ def translating_proxy(spool: Path, monkeypatch: pytest.MonkeyPatch, **teacher: A
             monkeypatch.setenv(name, url)
         settings = TeacherSettings(url=f"http://127.0.0.1:{free_port()}", translate=PREFIXES, **teacher)
         spooling = SpoolSettings(rotate_seconds=0.05)
-        relaying = create_app(ProxySettings(), settings, spooling, spool, running=_litellms_clients)
+        relaying = create_app(ProxySettings(), settings, spooling, spool)
         yield Translating(stack.enter_context(serving(relaying)), spool, providers)

@@ -1,11 +1,13 @@
 """litellm itself, against small servers on loopback that speak the providers' own APIs."""
 
+import gc
 import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import openai
 import pytest
@@ -233,6 +235,22 @@ def test_a_client_that_hangs_up_ends_the_providers_work(proxy: Translating) -> N
     eventually(lambda: provider.left == 1)
     record = eventually(lambda: [each for each in proxy.records() if each["partial"]])[0]
     assert record["error"] == "client hung up"
+
+
+@pytest.mark.parametrize("model", [CLAUDE, GEMINI, BEDROCK])
+def test_a_worker_that_stops_leaves_no_connection_of_litellms(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(_open_sessions())
+    for name in ("first", "second"):  # The second one's event loop is new, litellm is not.
+        with translating_proxy(tmp_path / name, monkeypatch) as proxy:
+            ask(proxy, model)
+            ask(proxy, model, stream=True)
+    assert set(_open_sessions()) <= before
+
+
+def _open_sessions() -> Iterator[aiohttp.ClientSession]:
+    yield from (each for each in gc.get_objects() if type(each) is aiohttp.ClientSession and not each.closed)
 
 
 @pytest.mark.parametrize("prefix", ["vertex_ai/", "sagemaker_chat/"])

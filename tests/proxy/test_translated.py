@@ -13,6 +13,7 @@ import pytest
 from proxy.derive import CHAT, Derived, derive
 from proxy.patterns import SECRETS_ONLY
 from proxy.redact import Redactor
+from proxy.translate import close_litellm
 from proxy.translated import Failures, streamed
 from router.prices import cost, price_map
 from tests.providers import CALLS, CANARY, Translating, translating_proxy
@@ -182,7 +183,7 @@ async def test_closing_ends_litellms_request(one: Translating, monkeypatch: pyte
         stream.close()
         while provider.left == 0:
             await asyncio.sleep(0.02)
-    await litellm.close_litellm_async_clients()
+    await close_litellm()
 
 
 def test_failures_show_no_secret_and_end_somewhere() -> None:

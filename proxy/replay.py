@@ -10,11 +10,12 @@ answer). How OpenAI renders tools and tool calls into tokens is not published, s
 JSON: near the bill, not equal to it. Nothing is ever reported as cached or as reasoning.
 
 Fault injection: the request header `x-replay-status: 401|429|500|503` makes the server answer with that status and an
-OpenAI-style error, `Retry-After: 7` with 429.
+OpenAI-style error, `Retry-After: 7` with 429; `x-replay-latency: 2.5` makes it wait that many seconds first.
 """
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -33,6 +34,7 @@ from proxy.traffic_file import Row, message_text
 
 FINGERPRINT = "fp_replay"
 MAX_CHOICES = 128  # OpenAI's own limit for n
+LONGEST_WAIT = 600.0  # seconds
 INVALID = "invalid_request_error"
 FAULTS: dict[str, tuple[str, str, str | None]] = {
     "401": ("Incorrect API key provided.", INVALID, "invalid_api_key"),
@@ -106,7 +108,10 @@ class _Replay:
         row = self._next(prompt_key(asked["messages"], asked.get("tools")))
         if row is None:
             return _error(404, "This prompt is not in the recording.", INVALID, "unknown_prompt")
-        await asyncio.sleep(self.latency)
+        try:
+            await asyncio.sleep(_latency(request.headers.get("x-replay-latency"), self.latency))
+        except BadInput as error:
+            return _error(400, str(error), INVALID, None)
         head = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": asked["model"]}
         copies = asked.get("n") or 1
         usage = self._usage(row, copies)
@@ -182,6 +187,19 @@ def _asked(body: bytes) -> dict[str, Any]:
     if copies is not None and (type(copies) is not int or not 1 <= copies <= MAX_CHOICES):
         raise BadInput(f"'n' must be an integer from 1 to {MAX_CHOICES}.")
     return asked
+
+
+def _latency(asked: str | None, usual: float) -> float:
+    """Seconds."""
+    if asked is None:
+        return usual
+    try:
+        seconds = float(asked)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= LONGEST_WAIT:
+        raise BadInput(f"x-replay-latency takes 0 to {LONGEST_WAIT:g} seconds.")
+    return seconds
 
 
 def _error(status: int, message: str, kind: str, code: str | None, headers: dict[str, str] | None = None) -> Response:

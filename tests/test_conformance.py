@@ -14,8 +14,9 @@ from tests.conformance.upstreams import replay_teacher, stillroom
 CALLS = {
     "logprobs, stream", "unicode, stream", "content parts", "tool message, stream", "stream of a wrong type",
     "stream_options of a wrong type", "upstream 503, stream", "upstream 500, one retry", "stream, the client leaves",
-    "the client does not wait", "five over one connection", "eight streams at once", "completions, stream",
-    "responses, stream", "one model", "no such model", "file upload", "delete a file", "moderations",
+    "the client does not wait", "the client does not wait, stream", "five over one connection",
+    "eight streams at once", "completions, stream", "responses, stream", "one model", "no such model", "file upload",
+    "delete a file", "moderations",
 }  # fmt: skip
 
 

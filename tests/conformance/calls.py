@@ -12,7 +12,6 @@ from tests.conformance.langchain_rows import langchain_rows
 
 MODEL = "gpt-4o"
 KEY = "sk-conformance"
-SLOW = 0.05  # seconds the replay teacher waits before it answers; a client's timeout can be shorter
 
 _PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
 _TOOLS = [
@@ -153,7 +152,9 @@ def _refused() -> Iterator[Call]:
 
 def _connections() -> Iterator[Call]:
     greet, long = ("Say hello.", None), ("Tell a long story.", "Once upon a time, " * 40)
-    slow = ("All work and no play. " * 250, None, {"timeout": SLOW / 2})  # to read it takes a model longer than that
+    # A model sends a stream's head at once, but needs seconds to read this; the replay teacher waits before either.
+    tedious = "All work and no play. " * 250
+    slow = (tedious, "A dull boy.", {"timeout": 0.5, "headers": {"x-replay-latency": "5"}})
     yield _chat("stream, the client leaves", *long, {"stop_after": 3}, stream=True, max_tokens=24)
     yield _chat("the client does not wait", *slow)
     yield _chat("the client does not wait, stream", *slow, stream=True)

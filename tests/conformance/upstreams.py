@@ -19,7 +19,7 @@ from distiller.sample_traffic import write_traffic
 from distiller.serving import EngineSettings, engine_command
 from tests.bench.peers import check_captured
 from tests.bench.processes import Failed, running
-from tests.conformance.calls import KEY, MODEL, SLOW, recorded
+from tests.conformance.calls import KEY, MODEL, recorded
 from tests.conformance.clients import KEPT
 from tests.deployment import PROGRAM
 from tests.servers import free_port
@@ -48,11 +48,11 @@ class Captured:
 
 @contextmanager
 def replay_teacher(folder: Path) -> Iterator[str]:
-    """The replay teacher over the recorded answers; a moment late, so that a client can give up before."""
+    """The replay teacher over the recorded answers."""
     port, traffic = free_port(), folder / "traffic.jsonl"
     write_traffic(recorded(), traffic)
     command = [*PROGRAM, "replay-teacher", "--traffic", str(traffic), "--port", str(port), "--model", MODEL]
-    with running([*command, "--latency", str(SLOW)], os.sched_getaffinity(0), folder / "replay.log") as process:
+    with running(command, os.sched_getaffinity(0), folder / "replay.log") as process:
         url = f"http://127.0.0.1:{port}/v1"
         _wait(f"{url}/models", process.poll, folder / "replay.log")
         yield url

@@ -159,6 +159,19 @@ def test_delays_change_nothing_but_time() -> None:
         assert joined(stream(client, "greet")) == HELLO
 
 
+def test_a_request_can_ask_to_wait(client: openai.OpenAI) -> None:
+    def wait(seconds: str) -> Any:
+        late = {"x-replay-latency": seconds}
+        return client.chat.completions.create(model="gpt-4o", messages=ask("greet"), extra_headers=late, timeout=1)
+
+    assert wait("0.01").choices[0].message.content == HELLO
+    with pytest.raises(openai.APITimeoutError):
+        wait("20")
+    for wrong in ("-1", "601", "nan", "soon"):
+        with pytest.raises(openai.BadRequestError, match="0 to 600 seconds"):
+            wait(wrong)
+
+
 def test_an_unknown_prompt_is_never_invented(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="not in the recording") as caught:
         client.chat.completions.create(model="gpt-4o", messages=ask("surprise me"))

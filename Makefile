@@ -56,9 +56,10 @@ bench-judge: install
 bench-admin: install
 	$(BIN)/python -m tests.bench.admin $(BENCH)
 
-# The tests' error rates and sample sizes, simulated; takes about 2 minutes of one core. BENCH='--candidates 1000': less.
+# The tests' error rates and sample sizes, simulated; takes about 3 minutes of one core. BENCH='--candidates 1000': less.
 bench-evidence: install
 	$(BIN)/python -m tests.bench.evidence $(BENCH)
+	$(BIN)/python -m tests.bench.sampling
 
 # Takes about 20 minutes, nearly all of it vLLM's; BENCH='--upstream replay' takes three: tests/conformance/run.py.
 bench-conformance: install

@@ -29,7 +29,7 @@ from router.policy import Route
 from router.registry import Candidate
 from router.said import Said
 from router.scoring import scoring
-from router.shadow import answered, kept, scored, unavailable
+from router.shadow import answered, kept, scored, unavailable, worth_scoring
 from router.verdicts import Costs, Verdict
 
 SIZE = 200
@@ -108,6 +108,8 @@ async def golden(
             return None
         if asked.answer is not None and asked.answer == before:
             return replace(asked, verdict=then)
+        if not worth_scoring(candidate, asked):
+            return asked
         return await scored(score, asked, body, Said(truth), costs)
 
     outcomes = await asyncio.gather(*(one(*row) for row in rows), return_exceptions=True)

@@ -283,9 +283,10 @@ async def judged(judge: Judge, exchange: str, request: Sequence[Message], teache
 
 
 def missing(log: Log, candidate: str) -> tuple[int, int]:
-    """Verdicts of a candidate that are missing, counted as 0 each, and all of them."""
+    """Covered verdicts of a candidate that are missing, counted as 0 each, and all covered ones."""
     ((unreadable, everything),) = log.query(
-        "SELECT count(*) FILTER (error = ?), count(*) FROM verdicts WHERE candidate = ?", [UNREADABLE, candidate]
+        "SELECT count(*) FILTER (error = ?), count(*) FROM verdicts WHERE candidate = ? AND covered",
+        [UNREADABLE, candidate],
     )
     return int(unreadable), int(everything)
 

@@ -22,6 +22,7 @@ from proxy.relay import Upstream
 from proxy.sunset import GONE, SUCCESSOR
 from router.candidates import UNAVAILABLE, Reply, ask, check, teacher_only
 from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer
+from router.evaluators import JUDGE
 from router.judge import Judge
 from router.policy import HELD_BACK, Route
 from router.registry import SHADOW, Candidate
@@ -96,6 +97,8 @@ async def shadow(
             asked = await answered(session, patient, empty, body, costs)
         if unavailable(asked):
             return None
+        if not worth_scoring(candidate, asked):
+            return asked
         verdict = await scored(score, asked, body, teacher, costs)
         if verdict is None or not (ceiling and verdict.covered and exchange in again):
             return verdict
@@ -204,6 +207,16 @@ def _bought(reply: Reply) -> Derived:
     """An answer's tokens, read as the teacher's are."""
     text = json.dumps({"choices": [{"message": {}, "finish_reason": None}], "usage": reply.usage})
     return derive(CHAT, None, "{}", 200, False, text)
+
+
+def worth_scoring(candidate: Candidate, asked: Verdict) -> bool:
+    """Whether a score would say anything that is worth its price.
+
+    Below the threshold the teacher answers, so that no test counts the verdict: a judge is not paid for it. Among those
+    that do count all are judged: drawing those that tell most, with weights, would save a fifth of the judge's money at
+    best, and take half as many exchanges again (`make bench-evidence`).
+    """
+    return asked.covered or candidate.evaluator != JUDGE
 
 
 async def scored(score: Score, asked: Verdict, body: Mapping[str, Any], teacher: Said, costs: Costs) -> Verdict | None:

@@ -19,7 +19,7 @@ NEWEST = 200  # comparisons looked at: to read about, not to prove by
 _PIECE = 3
 _COMPARED = """
 SELECT v.verdict, e.answer, v.answer FROM verdicts v JOIN exchanges e ON e.id = v.exchange
-WHERE v.candidate = ? AND v.kind = 'shadow' AND v.error IS NULL AND e.tool_calls IS NULL
+WHERE v.candidate = ? AND v.kind = 'shadow' AND v.covered AND v.error IS NULL AND e.tool_calls IS NULL
   AND trim(e.answer) <> trim(v.answer)
 ORDER BY v.id DESC LIMIT ?
 """

@@ -15,7 +15,7 @@ from proxy.replay import create_replay
 from proxy.settings import TeacherSettings
 from proxy.traffic_file import Row
 from proxy.upstream import Teacher
-from router import evidence
+from router import evidence, similarity
 from router.judge import Judge, Message, Spoken
 from router.judging import missing
 from router.prompt import line_hash
@@ -327,13 +327,15 @@ def judge_of(way: str) -> Judge:
     return Judge(f"test/{way}", ask)
 
 
-async def free_text(log: Log, engine: Engine, judge: Judge | None) -> tuple[int, str, str]:
-    candidate = known(log, evaluator="judge", threshold=None)
+async def free_text(
+    log: Log, engine: Engine, judge: Judge | None, threshold: float | None = None
+) -> tuple[int, str, str]:
+    candidate = known(log, evaluator="judge", threshold=threshold)
     (same,), (worse,) = (insert(log, ["why?"], answer=answer) for answer in (RIGHT.upper(), RIGHT))
     engine.say = lambda text: (RIGHT if len(engine.asked) == 1 else "No idea.", 0.9)
     with serving(engine.app) as url:
         async with aiohttp.ClientSession() as session:
-            route = route_to(url, evaluator="judge", threshold=None)
+            route = route_to(url, evaluator="judge", threshold=threshold)
             return await shadow(log, session, candidate, route, 10, 1, judge=judge), same, worse
 
 
@@ -345,6 +347,15 @@ async def test_a_judge_decides_about_free_text_and_is_paid(log: Log, engine: Eng
     assert found[worse] == (0.0, True, 0.9, "No idea.", None, "shadow")
     rows = log.query("SELECT kind, model, exchange, usd, quantity, unit FROM spend ORDER BY exchange")
     assert rows == [("judge", "test/perfect", exchange, 0.5, 2.0, "question") for exchange in sorted((same, worse))]
+
+
+async def test_a_judge_is_not_paid_for_what_the_teacher_would_answer(log: Log, engine: Engine) -> None:
+    assert (await free_text(log, engine, judge_of("perfect"), threshold=0.95))[0] == 2
+    assert {row[1:] for row in verdicts(log).values()} == {
+        (False, 0.9, RIGHT, None, "shadow"), (False, 0.9, "No idea.", None, "shadow")
+    }  # fmt: skip
+    assert log.query("SELECT count(*) FROM spend") == [(0,)]
+    assert similarity.alike(log, candidates(log)[0]) == similarity.Alike(0, None, None)
 
 
 async def test_a_missing_verdict_is_recorded_and_counts_as_the_worst(log: Log, engine: Engine) -> None:

@@ -16,18 +16,16 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from proxy.app import create_app
-from proxy.deciding import Answer, CandidateFailed
 from proxy.derive import CHAT, derive
 from proxy.replay import create_replay
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.traffic_file import Row
-from router.candidates import check
 from router.decide import Router
 from router.early import TOO_SLOW
-from router.policy import Policy, PolicyWatcher, Route, save_policy
+from router.policy import Policy, PolicyWatcher, save_policy
 from tests.proxies import Proxy
 from tests.router.conftest import PATH, TASK, chat, route_to
-from tests.servers import eventually, free_port, serving
+from tests.servers import eventually, serving
 
 TEXT = "where is my invoice?"
 TEACHER = "the teacher's answer"
@@ -85,9 +83,9 @@ def engine() -> Iterator[Flowing]:
 
 
 @contextmanager
-def routed(engine: Flowing | str, folder: Path, **route: Any) -> Iterator[Proxy]:
+def routed(engine: Flowing, folder: Path, **route: Any) -> Iterator[Proxy]:
     """The real relay and router, a replayed teacher behind them, and the engine as the task's student."""
-    with serving(engine.app) if isinstance(engine, Flowing) else serving_nothing(engine) as url:
+    with serving(engine.app) as url:
         given = {"first_tokens": 1, "threshold": 0.8, "extra_lines": None} | route
         save_policy(Policy({TASK: route_to(url, **given)}), folder / "policy.json")
         one = Router(PolicyWatcher(folder / "policy.json"))
@@ -101,12 +99,201 @@ def routed(engine: Flowing | str, folder: Path, **route: Any) -> Iterator[Proxy]
                 yield Proxy(proxy, folder / "spool")
 
 
-@contextmanager
-def serving_nothing(url: str) -> Iterator[str]:
-    yield url
-
-
 def stream(client: openai.OpenAI, **fields: Any) -> Any:
     return client.chat.completions.create(
-        model="gpt-4o", messages=chat(TEXT), stream=True, extra_headers={"x-stillroom-task": TASK}, **fields  # type: ignore[arg-type]
+        model="gpt-4o",
+        messages=chat(TEXT),
+        stream=True,
+        extra_headers={"x-stillroom-task": TASK},
+        **fields,  # type: ignore[arg-type]
     )
+
+
+def text_of(chunks: Any) -> str:
+    return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+
+
+def test_who_streams_has_the_first_tokens_before_the_engine_is_done(engine: Flowing, tmp_path: Path) -> None:
+    engine.pause_at = 1
+    with routed(engine, tmp_path) as proxy, proxy.client() as client:
+        chunks = iter(stream(client))
+        role, first = next(chunks), next(chunks)
+        assert (role.choices[0].delta.role, first.choices[0].delta.content) == ("assistant", "bill")
+        assert not engine.left.is_set()
+        engine.go.set()
+        rest = list(chunks)
+    assert text_of(rest) == "ing and more"
+    assert [chunk.choices[0].finish_reason for chunk in rest] == [None, None, "stop"]
+    (record,) = proxy.records()
+    assert (record["served_by"], record["partial"], record["stream"], record["status"]) == (
+        "student-1",
+        False,
+        True,
+        200,
+    )
+    assert record["confidence"] == pytest.approx(0.9)
+    assert record["first_byte_ms"] < record["latency_ms"]
+    assert record["response"].endswith("data: [DONE]\n\n")
+    assert record["response_bytes"] == len(record["response"].encode())
+    (asked,) = engine.asked
+    assert asked["stream"] and asked["logprobs"] and asked["max_tokens"] == 16
+
+
+def test_the_sdk_reads_the_usage_of_such_a_stream_and_so_does_the_log(engine: Flowing, tmp_path: Path) -> None:
+    with routed(engine, tmp_path) as proxy, proxy.client() as client:
+        *others, last = stream(client, stream_options={"include_usage": True})
+    assert (last.choices, last.usage.prompt_tokens, last.usage.completion_tokens) == ([], 9, 4)
+    assert all(chunk.usage is None and "usage" in chunk.model_fields_set for chunk in others)
+    (record,) = proxy.records()
+    read = derive(CHAT, None, record["request"], 200, True, record["response"])
+    assert (read.answer, read.finish_reason, read.completion_tokens) == ("billing and more", "stop", 4)
+
+
+def test_what_is_recorded_is_what_went_out(engine: Flowing, tmp_path: Path) -> None:
+    body = {"model": "gpt-4o", "messages": chat(TEXT), "stream": True}
+    with routed(engine, tmp_path) as proxy:
+        sent = httpx.post(f"{proxy.url}/chat/completions", json=body, headers={"x-stillroom-task": TASK})
+        assert [record["response"] for record in proxy.records()] in ([], [sent.text])
+    assert sent.headers["x-stillroom-served-by"] == "student-1"
+    assert sent.headers["content-type"].startswith("text/event-stream")
+    assert [record["response"] for record in proxy.records()] == [sent.text]
+
+
+@pytest.mark.parametrize(("tokens", "served_by"), [(1, "student-1"), (2, "teacher"), (0, "teacher")])
+def test_only_the_first_tokens_decide(tokens: int, served_by: str, engine: Flowing, tmp_path: Path) -> None:
+    """Their joint probability is 0.9, 0.45 and less; with 0 the engine's stream is not even asked for."""
+    with routed(engine, tmp_path, first_tokens=tokens) as proxy, proxy.client() as client:
+        said = text_of(stream(client))
+    (record,) = proxy.records()
+    assert (record["served_by"], said == TEACHER) == (served_by, served_by == "teacher")
+    assert engine.asked[0].get("stream", False) == (tokens > 0)
+    if tokens == 2:
+        assert record["fallback"] == "unsure"
+        assert record["confidence"] == pytest.approx(0.45)
+
+
+def test_an_unsure_student_is_asked_nothing_more(engine: Flowing, tmp_path: Path) -> None:
+    engine.pause_at = 1
+    with routed(engine, tmp_path, threshold=0.95) as proxy, proxy.client() as client:
+        assert text_of(stream(client)) == TEACHER
+        assert engine.left.wait(20)
+    (record,) = proxy.records()
+    assert (record["served_by"], record["fallback"], record["partial"]) == ("teacher", "unsure", False)
+    assert "bill" not in record["response"]
+
+
+def test_who_waited_long_enough_gets_the_teacher(engine: Flowing, tmp_path: Path) -> None:
+    engine.pause_at = 0
+    with routed(engine, tmp_path, hold=0.2) as proxy, proxy.client() as client:
+        assert text_of(stream(client)) == TEACHER
+        assert engine.left.wait(20)
+    (record,) = proxy.records()
+    assert (record["served_by"], record["fallback"]) == ("teacher", TOO_SLOW)
+
+
+def test_the_hold_is_for_the_first_tokens_only(engine: Flowing, tmp_path: Path) -> None:
+    engine.pause_at = 1
+    with routed(engine, tmp_path, hold=0.3) as proxy, proxy.client() as client:
+        chunks = iter(stream(client))
+        next(chunks)
+        threading.Timer(0.8, engine.go.set).start()
+        assert text_of(chunks) == "billing and more"
+    assert proxy.records()[0]["partial"] is False
+
+
+@pytest.mark.parametrize(
+    ("odd", "error"),
+    [
+        (b"", "candidate unreachable"),
+        (b"data: {nope\n\n", "candidate's answer is not"),
+        (b'data: {"error": {"message": "out of memory"}}\n\n', "candidate's answer is not"),
+        (b'data: {"choices": [{"delta": {}, "finish_reason": "abort"}]}\n\n', "candidate stopped with abort"),
+        (b"data: [DONE]\n\n", "candidate's answer is not"),
+        (b'data: {"choices": [], "usage": {}}\n\n', "candidate's answer is not"),
+    ],
+)
+def test_an_engine_that_dies_midway_ends_in_an_error_event_and_no_done(
+    odd: bytes, error: str, engine: Flowing, tmp_path: Path
+) -> None:
+    engine.pause_at, engine.die, engine.odd = 2, True, odd
+    engine.go.set()
+    got = []
+    with routed(engine, tmp_path) as proxy, proxy.client() as client:
+        with pytest.raises(openai.APIError, match="broke off"):
+            got.extend(stream(client))
+    assert text_of(got) == "billing and "
+    (record,) = proxy.records()
+    assert (record["partial"], record["served_by"], record["status"]) == (True, "student-1", 200)
+    assert record["error"].startswith(error)
+    assert "billing" not in record["response"] and "bill" in record["response"]
+    assert "[DONE]" not in record["response"]
+
+
+def test_a_client_that_leaves_ends_the_engines_work(engine: Flowing, tmp_path: Path) -> None:
+    engine.pause_at = 2
+    with routed(engine, tmp_path, at_once=1) as proxy, proxy.client() as client:
+        answer = stream(client)
+        next(iter(answer))
+        assert not engine.left.is_set()
+        answer.close()
+        assert engine.left.wait(20)
+        (record,) = eventually(proxy.records)
+        engine.go.set()
+        assert text_of(stream(client)) == "billing and more"  # And the candidate may be asked again.
+    assert (record["partial"], record["error"], record["served_by"]) == (True, "client hung up", "student-1")
+
+
+def test_a_candidate_is_busy_until_its_answer_is_out(engine: Flowing, tmp_path: Path) -> None:
+    engine.pause_at = 1
+    with routed(engine, tmp_path, at_once=1) as proxy, proxy.client() as client:
+        chunks = iter(stream(client))
+        next(chunks)
+        assert text_of(stream(client)) == TEACHER
+        engine.go.set()
+        list(chunks)
+        assert eventually(lambda: text_of(stream(client)) != TEACHER)
+    assert "live: candidate busy" in {record["reason"] for record in proxy.records()}
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_the_clients_limit_is_kept_and_the_answer_says_so(name: str, engine: Flowing, tmp_path: Path) -> None:
+    with routed(engine, tmp_path) as proxy, proxy.client() as client:
+        chunks = list(stream(client, **{name: 2}))
+    assert text_of(chunks) == "billing and "
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert engine.asked[0]["max_tokens"] == 2
+    assert proxy.records()[0]["served_by"] == "student-1"
+
+
+def test_a_limit_below_the_tokens_that_decide_is_the_teachers(engine: Flowing, tmp_path: Path) -> None:
+    """One token is surer than the two that were compared."""
+    with routed(engine, tmp_path, first_tokens=2) as proxy, proxy.client() as client:
+        assert text_of(stream(client, max_tokens=1)) == TEACHER
+    assert proxy.records()[0]["fallback"] == "answer is longer than the client allows"
+
+
+def test_an_answer_with_fewer_tokens_is_sure_of_those(tmp_path: Path) -> None:
+    with routed(Flowing(SURE[:1]), tmp_path, first_tokens=8) as proxy, proxy.client() as client:
+        assert text_of(stream(client)) == "bill"
+    assert proxy.records()[0]["confidence"] == pytest.approx(0.9)
+
+
+def test_neither_format_nor_a_cut_keeps_an_answer_back(tmp_path: Path) -> None:
+    """The task's labels know no such answer."""
+    engine = Flowing((("anything", 0.9), (" else", 0.9)))
+    engine.finish = "length"
+    with routed(engine, tmp_path) as proxy, proxy.client() as client:
+        chunks = list(stream(client))
+    assert text_of(chunks) == "anything else"
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert proxy.records()[0]["fallback"] is None
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(400, "candidate answered 400"), (500, "candidate unreachable: HTTP 500")]
+)
+def test_an_engine_that_refuses_is_a_failure(status: int, said: str, engine: Flowing, tmp_path: Path) -> None:
+    engine.status = status
+    with routed(engine, tmp_path) as proxy, proxy.client() as client:
+        assert text_of(stream(client)) == TEACHER
+    assert proxy.records()[0]["fallback"] == said

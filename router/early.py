@@ -103,10 +103,8 @@ class Early:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """What the client gets: first all that was held, then a piece for each of the engine's events."""
-        usage, ended = None, False
-        held = b"".join([opening(self._head, self._with_usage), *map(self._piece, self._held)])
-        ended = any(step.finish for step in self._held)
-        yield held
+        yield b"".join([opening(self._head, self._with_usage), *map(self._piece, self._held)])
+        usage, ended = None, any(step.finish for step in self._held)
         while usage is None:
             step = await self._next()
             usage, ended = step.usage, ended or step.finish is not None

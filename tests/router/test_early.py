@@ -14,14 +14,18 @@ import openai
 import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.app import create_app
+from proxy.deciding import CandidateFailed
 from proxy.derive import CHAT, derive
 from proxy.replay import create_replay
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.traffic_file import Row
+from router.candidates import SHAPE_ERRORS
 from router.decide import Router
-from router.early import TOO_SLOW
+from router.early import TOO_SLOW, _step
 from router.policy import Policy, PolicyWatcher, save_policy
 from tests.proxies import Proxy
 from tests.router.conftest import PATH, TASK, chat, route_to
@@ -297,3 +301,31 @@ def test_an_engine_that_refuses_is_a_failure(status: int, said: str, engine: Flo
     with routed(engine, tmp_path) as proxy, proxy.client() as client:
         assert text_of(stream(client)) == TEACHER
     assert proxy.records()[0]["fallback"] == said
+
+
+SHAPES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["delta", "content", "logprobs", "logprob", "finish_reason"]), inner, max_size=4
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.fixed_dictionaries({}, optional={"choices": SHAPES | st.lists(SHAPES), "usage": SHAPES}) | SHAPES)
+def test_whatever_an_engine_says_is_a_step_or_a_failure(event: Any) -> None:
+    try:
+        step = _step(json.dumps(event).encode())
+    except (CandidateFailed, *SHAPE_ERRORS):
+        return
+    assert isinstance(step.text, str)
+    assert step.finish in (None, "stop", "length")
+
+
+@given(st.binary(max_size=30))
+def test_bytes_that_are_no_event_are_no_step(raw: bytes) -> None:
+    with pytest.raises(SHAPE_ERRORS):
+        _step(raw)

@@ -73,7 +73,8 @@ def teacher_only(body: Mapping[str, Any]) -> str | None:
 async def ask(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Reply:
     """Ask for one answer, a student greedily and for its tokens' probabilities; CandidateFailed when it errs.
 
-    That it is cut off is a failure of a student here, and of a hosted model in `check`, as that answer is paid for.
+    That it is cut off is a failure of a student here, unless its first tokens decide, and of a hosted model in `check`,
+    as that answer is paid for.
     """
     return await (_ask_hosted if route.model else _ask_student)(session, route, body)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import openai
 import pytest
@@ -20,15 +21,19 @@ from hypothesis import strategies as st
 from proxy.app import create_app
 from proxy.deciding import CandidateFailed
 from proxy.derive import CHAT, derive
+from proxy.log import Log
 from proxy.replay import create_replay
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.traffic_file import Row
 from router.candidates import SHAPE_ERRORS
 from router.decide import Router
 from router.early import TOO_SLOW, _step
+from router.lifecycle import route
 from router.policy import Policy, PolicyWatcher, save_policy
+from router.settings import RouterSettings, TaskSettings
+from router.shadow import shadow
 from tests.proxies import Proxy
-from tests.router.conftest import PATH, TASK, chat, route_to
+from tests.router.conftest import PATH, TASK, Engine, chat, insert, known, route_to
 from tests.servers import eventually, serving
 
 TEXT = "where is my invoice?"
@@ -329,3 +334,30 @@ def test_whatever_an_engine_says_is_a_step_or_a_failure(event: Any) -> None:
 def test_bytes_that_are_no_event_are_no_step(raw: bytes) -> None:
     with pytest.raises(SHAPE_ERRORS):
         _step(raw)
+
+
+async def test_shadow_counts_a_malformed_or_cut_answer_as_it_would_go_out(log: Log) -> None:
+    """Of the engine's two tokens the first is as likely as said, the second is certain."""
+    student = Engine(lambda text: {"hard": ("billing", 0.25), "odd": ("nonsense", 1.0)}.get(text, ("billing", 1.0)))
+    candidate, ids = known(log), [*insert(log, ["hard", "odd"]), *insert(log, ["cut"], answer="billing, and more")]
+    with serving(student.app) as url:
+        async with aiohttp.ClientSession() as session:
+            asked = route_to(url, first_tokens=1)
+            assert await shadow(log, session, candidate, asked, 2, 2) == 2
+            student.finish = "length"
+            assert await shadow(log, session, candidate, asked, 2, 2) == 1
+    rows = log.query("SELECT exchange, verdict, covered, confidence, answer, error FROM verdicts")
+    assert {row[0]: row[1:] for row in rows} == {
+        ids[0]: (1.0, False, pytest.approx(0.25), "billing", None),
+        ids[1]: (0.0, True, 1.0, "nonsense", None),
+        ids[2]: (0.0, True, 1.0, "billing", None),
+    }
+
+
+def test_how_many_tokens_decide_is_what_the_students_card_says_and_no_setting_changes_it(log: Log) -> None:
+    candidate = known(log)
+    settings = RouterSettings(tasks={TASK: TaskSettings(first_tokens=8)}, hold_seconds=0.5)
+    told = route(candidate, settings, "http://x")
+    assert (told.first_tokens, told.hold) == (0, 0.5)  # Students of before do not say.
+    later = known(log, "student-2", card={**candidate.card, "first_tokens": 4})
+    assert route(later, settings, "http://x").first_tokens == 4

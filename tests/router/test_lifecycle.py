@@ -20,7 +20,7 @@ from router.lifecycle import Step, advance, following, promote, publish, rollbac
 from router.parity import Parity, parity
 from router.policy import Policy, PolicyWatcher, load_policy
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, candidates, certificate_of, move
-from router.settings import RouterSettings, TaskSettings
+from router.settings import RouterSettings
 from router.signing import FINE, examine, signed
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert, judged, known, now
@@ -286,15 +286,6 @@ def test_a_canary_gets_its_share_and_a_live_candidate_all(log: Log) -> None:
     asked = route(now(log), SETTINGS, "http://x")
     assert (asked.share, asked.stage, asked.threshold, asked.max_tokens) == (1.0, LIVE, 0.5, 16)
     assert asked.labels == ("billing", "shipping")
-
-
-def test_how_many_tokens_decide_is_what_the_students_card_says_and_no_setting_changes_it(log: Log) -> None:
-    candidate = known(log)
-    settings = RouterSettings(tasks={TASK: TaskSettings(first_tokens=8)}, hold_seconds=0.5)
-    told = route(candidate, settings, "http://x")
-    assert (told.first_tokens, told.hold) == (0, 0.5)  # Students of before do not say.
-    early = known(log, "student-2", card={**candidate.card, "first_tokens": 4})
-    assert route(early, SETTINGS, "http://x").first_tokens == 4
 
 
 def test_standing_says_where_a_candidate_is_and_why(log: Log) -> None:

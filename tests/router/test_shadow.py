@@ -70,22 +70,6 @@ async def test_right_wrong_and_unsure_answers_are_told_apart(log: Log, engine: E
     assert found[odd] == (0.0, False, 1.0, "nonsense", None, "shadow")
 
 
-async def test_where_first_tokens_decide_a_malformed_or_cut_answer_counts_as_it_would_go_out(
-    log: Log, engine: Engine
-) -> None:
-    """Of the engine's two tokens the first is as likely as said, the second is certain."""
-    engine.say = lambda text: {"hard": ("billing", 0.25), "odd": ("nonsense", 1.0)}.get(text, ("billing", 1.0))
-    hard, odd = insert(log, ["hard", "odd"])
-    assert await compared(log, engine, known(log), first_tokens=1) == 2
-    engine.finish = "length"
-    (cut,) = insert(log, ["cut"], answer="billing, and more")
-    assert await compared(log, engine, now(log), first_tokens=1) == 1
-    found = verdicts(log)
-    assert found[hard] == (1.0, False, pytest.approx(0.25), "billing", None, "shadow")
-    assert found[odd] == (0.0, True, 1.0, "nonsense", None, "shadow")
-    assert found[cut] == (0.0, True, 1.0, "billing", None, "shadow")
-
-
 async def test_what_was_declared_at_registration_is_what_scores(log: Log, engine: Engine) -> None:
     card = known(log, "student-0").card
     candidate = known(log, card=card | {"aliases": {"billing": "shipping"}})

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint install clean
 .PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
-.PHONY: bench-evidence bench-gate bench-judge bench-damage
+.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held
 
 install: $(VENV)/.ready
 
@@ -73,6 +73,10 @@ bench-damage: install
 # other options: see tests/bench/gate.py.
 bench-gate: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.gate --data $(DATA) $(BENCH)
+
+# How soon a streamed answer of a student begins, held whole or decided early; takes about 3 minutes.
+bench-held: install
+	$(BIN)/python -m tests.bench.held $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

@@ -29,6 +29,7 @@ from distiller.train import Trained, TrainSettings, train
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from router.calibration import Calibration, apply, calibrate
+from router.confidence import confidence, first
 from router.coverage import Plan, Threshold, choose_threshold
 from router.evaluators import JUDGE, evaluator_for, known_labels, well_formed
 from router.judging import judge_instead
@@ -272,7 +273,12 @@ def _answered(row: Recorded, text: str) -> Answered:
 
 
 def _servable(data: _Data, answers: Sequence[Generated], verdicts: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Confidences and verdicts of the answers that may go out at all: the others fall back however sure they are."""
+    """Confidences and verdicts of the answers that may go out at all: the others fall back however sure they are.
+
+    Where the first tokens decide all may, as nothing else is known when they do.
+    """
+    if tokens := data.declared.first_tokens:
+        return [confidence(first(one.logprobs, tokens)) for one in answers], list(verdicts)
     labels = frozenset(data.labels)
     fit_to_serve = [answer.finished and well_formed(data.evaluator, Said(answer.text), labels) for answer in answers]
     return [one.confidence for one in compress(answers, fit_to_serve)], list(compress(verdicts, fit_to_serve))
@@ -337,6 +343,7 @@ def _card(data: _Data, answers: Sequence[Generated], base: Path, limit: int) -> 
         "labels": list(data.labels),
         "aliases": data.declared.aliases,
         "sets": list(data.declared.sets),
+        "first_tokens": data.declared.first_tokens,
         "max_tokens": limit,
         "data_until": max(row.ts for row in [*data.train, *data.holdout]).isoformat(),
         "golden": golden,

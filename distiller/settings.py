@@ -20,7 +20,7 @@ from proxy.settings import (
 )
 from proxy.sunset import check_sunsets
 from router.evaluators import check_declared
-from router.settings import JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
+from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
 
@@ -183,6 +183,8 @@ def _check_router(router: RouterSettings) -> None:
     for name in ("max_slowdown", "cooldown_hours"):
         if not 0 <= getattr(router, name) < math.inf:
             raise BadInput(f"router.{name} must be 0 (off) or more, not {getattr(router, name)}")
+    if not 0 < router.hold_seconds < math.inf:
+        raise BadInput(f"router.hold_seconds must be above 0, for example 2.0, not {router.hold_seconds}")
     for task, said in router.tasks.items():
         _check_task(f"router.tasks.{task}", said)
     for name, rival in router.rivals.items():
@@ -190,6 +192,11 @@ def _check_router(router: RouterSettings) -> None:
 
 
 def _check_task(place: str, said: TaskSettings) -> None:
+    if not 0 <= said.first_tokens <= MOST_FIRST_TOKENS:
+        raise BadInput(
+            f"{place}.first_tokens must be 0 (the whole answer is held and checked) or at most {MOST_FIRST_TOKENS}, "
+            f"not {said.first_tokens}"
+        )
     if said.promote not in ("auto", "manual"):
         raise BadInput(f'{place}.promote must be "auto" or "manual", not {said.promote!r}')
     if said.evaluator:

@@ -182,7 +182,7 @@ def _feedback_lines(console: Console, name: str, said: Mapping[str, Any]) -> Non
 def distilled_summary(done: Any) -> None:
     """`stillroom distill`."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in done.dropped.items()) or "none"
-    sure = done.threshold
+    sure, tokens = done.threshold, done.bundle.manifest["card"].get("first_tokens", 0)
     Console().print(
         f"{done.bundle.id}{'' if done.fresh else ' (known already)'} at {done.bundle.path}\n"
         f"read {done.read} exchanges at snapshot {done.snapshot}; dropped: {dropped}\n"
@@ -194,6 +194,7 @@ def distilled_summary(done: Any) -> None:
         f"always the most common answer "
         f"{done.holdout.majority:.3f}\n"
         + _reliability(done.calibration)
+        + (f"decided after the first {tokens} tokens: what follows is checked by nothing\n" if tokens else "")
         + (
             f"proposed: it answers when its calibrated confidence is at least {sure.value:.4f}: {sure.coverage:.0%} of "
             f"the holdout, agreement {sure.agreement:.3f} there (at least {sure.lower:.3f}); expected net saving "

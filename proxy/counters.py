@@ -24,6 +24,7 @@ FALLBACKS = {
     "candidate unreachable": "unreachable",
     "provider unavailable": "unavailable",
     "candidate timed out": "timeout",
+    "candidate too slow": "too_slow",
     "candidate answered": "status",
     "candidate stopped with": "cut_off",
     "candidate's answer is not": "unreadable_answer",

@@ -3,8 +3,9 @@
 Must not know how a decision is reached. `Decide` is a callable so that the proxy never imports the router.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 TEACHER = "teacher"
 
@@ -18,14 +19,30 @@ class Asked:
     task: str | None
 
 
+class Flow(Protocol):
+    """A candidate's answer under way, decided on already; `close` ends it, however far it has come."""
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """All of it, what was held until now first; CandidateFailed where the candidate dies midway."""
+        ...
+
+    def close(self) -> None:
+        """Ask the candidate for nothing more; called once."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A candidate's complete answer, in the wire form the client asked for; `confidence` in [0, 1]."""
+    """A candidate's answer, in the wire form the client asked for; `confidence` in [0, 1].
+
+    Complete as `body`; with a `flow`, which whoever gets it has to close, there is no body, and all comes from there.
+    """
 
     content_type: bytes
     body: bytes
     stream: bool
     confidence: float
+    flow: Flow | None = None
 
 
 class CandidateFailed(Exception):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from proxy.admitting import Admit, Denied
 from proxy.counters import Counters
-from proxy.deciding import TEACHER, Asked, CandidateFailed, Decide
+from proxy.deciding import TEACHER, Answer, Asked, CandidateFailed, Decide, Flow
 from proxy.derive import CHAT, COMPLETIONS, MESSAGES, RESPONSES
 from proxy.errors import envelope
 from proxy.exchange import Exchange
@@ -156,7 +156,10 @@ class Relay:
                 exchange.confidence = failed.confidence
             else:
                 exchange.confidence, exchange.stream = answer.confidence, answer.stream
-                await self._own_answer(exchange, send, 200, answer.body, answer.content_type)
+                if answer.flow is None:
+                    await self._own_answer(exchange, send, 200, answer.body, answer.content_type)
+                else:
+                    await self._own_stream(exchange, receive, send, answer, answer.flow)
                 return
         hang_up = HangUp(exchange, receive, self._options.drain_seconds)
         if b'"stream"' in exchange.request:
@@ -224,12 +227,15 @@ class Relay:
             else:
                 await self._pass_plain(upstream, exchange, send)
         except OSError as error:
-            exchange.partial, exchange.error = True, exchange.error or f"upstream died: {type(error).__name__}"
-            await self._keeper.written(exchange)
+            await self._broke(exchange, f"upstream died: {type(error).__name__}")
             if not exchange.stream:
                 return  # The answer stays unfinished: the server closes the connection, so the client can tell.
             rest = b"" if stripper is None else stripper.end()
             await send({"type": "http.response.body", "body": rest + _broken_off(exchange.path), "more_body": False})
+
+    async def _broke(self, exchange: Exchange, error: str) -> None:
+        exchange.partial, exchange.error = True, exchange.error or error
+        await self._keeper.written(exchange)
 
     async def _pass_plain(self, upstream: UpstreamResponse, exchange: Exchange, send: Send) -> None:
         received = bytearray()
@@ -246,7 +252,7 @@ class Relay:
         await send({"type": "http.response.body", "body": held, "more_body": False})
 
     async def _pass_stream(
-        self, upstream: UpstreamResponse, exchange: Exchange, send: Send, stripper: UsageStripper | None
+        self, upstream: UpstreamResponse | Flow, exchange: Exchange, send: Send, stripper: UsageStripper | None
     ) -> None:
         received = bytearray()
         exchange.response, eventful = received, exchange.path in (RESPONSES, MESSAGES)
@@ -281,6 +287,25 @@ class Relay:
         exchange.first_byte()
         await self._keeper.written(exchange)
         await _answer(send, status, body, [(b"content-type", content_type), *_about(exchange)])
+
+    async def _own_stream(self, exchange: Exchange, receive: Receive, send: Send, answer: Answer, flow: Flow) -> None:
+        """A candidate's answer as it comes; who hangs up ends it at once, as its tokens cost nobody's money."""
+        hang_up = HangUp(exchange, receive, 0.0)
+        hang_up.look()
+        exchange.status = 200
+        headers = [(b"content-type", answer.content_type), *_about(exchange)]
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await self._pass_stream(flow, exchange, send, None)
+        except CandidateFailed as failed:
+            await self._broke(exchange, str(failed))
+            await send({"type": "http.response.body", "body": _broken_off(exchange.path), "more_body": False})
+        except asyncio.CancelledError:
+            if not hang_up.happened:
+                raise
+        finally:
+            flow.close()
+            hang_up.leave()
 
 
 def _succeed(exchange: Exchange, by: Succeeded | None, between: str = " for ") -> None:

@@ -9,7 +9,7 @@ sure. Only OpenAI-compatible ones are spoken to.
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ import aiohttp
 from proxy.deciding import Answer, CandidateFailed
 from proxy.errors import BadInput
 from proxy.ids import ulid
-from router.calibration import Knots, apply
-from router.confidence import confidence
+from router.calibration import apply
+from router.confidence import confidence, first
 from router.evaluators import well_formed
 from router.policy import Route
 from router.prompt import changed, student_messages
@@ -36,11 +36,15 @@ _PASSED_ON = (
 UNREACHABLE, UNSURE, MALFORMED = "candidate unreachable", "unsure", "answer breaks the format"
 UNAVAILABLE = "provider unavailable"  # Of a hosted model: it says nothing about the exchange. Live it is a failure.
 CUT_OFF = "candidate stopped with"
+TIMED_OUT, UNREADABLE = "candidate timed out", "candidate's answer is not a chat completion"
+TOO_LONG = "answer is longer than the client allows"
 _UNAVAILABLE = (401, 402, 403, 404, 408, 429)  # And all from 500 on.
+EVENTS = b"text/event-stream; charset=utf-8"
 CHANGED = "template changed"  # As a decision's reason ends, and a verdict's error.
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+ENDED = ("stop", "length")  # How an answer may end that nothing is checked of but its first tokens.
 # What reading a message or an answer of another shape than expected may raise.
-_SHAPE_ERRORS = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, BadInput)
+SHAPE_ERRORS = (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, BadInput)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +73,36 @@ def teacher_only(body: Mapping[str, Any]) -> str | None:
 async def ask(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Reply:
     """Ask for one answer, a student greedily and for its tokens' probabilities; CandidateFailed when it errs.
 
-    That it is cut off is a failure of a student here, and of a hosted model in `check`, as that answer is paid for.
+    That it is cut off is a failure of a student here, unless its first tokens decide, and of a hosted model in `check`,
+    as that answer is paid for.
     """
     return await (_ask_hosted if route.model else _ask_student)(session, route, body)
 
 
 async def _ask_student(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Reply:
-    payload = {
+    url, payload = student_request(route, body)
+    status, raw = await _post(session, route, url, payload, {}, UNREACHABLE)
+    refuse_status(status)
+    return _reply(raw, route)
+
+
+def student_request(route: Route, body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Where a student is asked, and what: greedily, and for its tokens' probabilities."""
+    return f"{route.url}/v1/chat/completions", {
         "model": route.candidate,
         "messages": _messages(route, body),
         "temperature": 0,
         "max_tokens": route.max_tokens,
         "logprobs": True,
     }
-    status, raw = await _post(session, route, f"{route.url}/v1/chat/completions", payload, {}, UNREACHABLE)
+
+
+def refuse_status(status: int) -> None:
+    """CandidateFailed where a student's engine gave no answer."""
     if status >= 500:
         raise CandidateFailed(f"{UNREACHABLE}: HTTP {status}")  # As an engine that dies says it.
     if status != 200:
         raise CandidateFailed(f"candidate answered {status}")
-    return _reply(raw, route.calibration)
 
 
 async def _ask_hosted(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Reply:
@@ -118,7 +133,7 @@ async def _post(
         async with session.post(url, json=payload, headers=headers, timeout=timeout, allow_redirects=False) as response:
             return response.status, await response.read()
     except TimeoutError:
-        raise CandidateFailed("candidate timed out") from None
+        raise CandidateFailed(TIMED_OUT) from None
     except (aiohttp.ClientError, OSError) as error:
         raise CandidateFailed(f"{gone}: {type(error).__name__}") from None
 
@@ -134,11 +149,15 @@ def _authorization(key_env: str) -> dict[str, str]:
 
 
 def check(route: Route, reply: Reply) -> None:
-    """Refuse an answer that is cut off, breaks the format or is less sure than what was certified: CandidateFailed."""
-    if reply.finish != "stop":
-        raise CandidateFailed(f"{CUT_OFF} {reply.finish}")
-    if not well_formed(route.evaluator, Said(reply.text), frozenset(route.labels)):
-        raise CandidateFailed(MALFORMED, reply.confidence)
+    """Refuse an answer that is cut off, breaks the format or is less sure than what was certified: CandidateFailed.
+
+    Where its first tokens decide, only how sure they are: what follows has gone out before anybody could look at it.
+    """
+    if not route.first_tokens:
+        if reply.finish != "stop":
+            raise CandidateFailed(f"{CUT_OFF} {reply.finish}")
+        if not well_formed(route.evaluator, Said(reply.text), frozenset(route.labels)):
+            raise CandidateFailed(MALFORMED, reply.confidence)
     if route.threshold is not None and reply.confidence < route.threshold:
         raise CandidateFailed(UNSURE, reply.confidence)
 
@@ -146,43 +165,68 @@ def check(route: Route, reply: Reply) -> None:
 async def answer(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Answer:
     """The candidate's checked answer in the wire form the client asked for; CandidateFailed before any byte is out."""
     reply = await ask(session, route, body)
-    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    limit = client_limit(body)
     tokens = (reply.usage or {}).get("completion_tokens")
-    if isinstance(limit, int) and isinstance(tokens, int) and tokens > limit:
-        raise CandidateFailed("answer is longer than the client allows", reply.confidence)
+    if limit is not None and isinstance(tokens, int) and tokens > limit:
+        raise CandidateFailed(TOO_LONG, reply.confidence)
     check(route, reply)
-    stream = body.get("stream") is True
-    head = {"id": f"chatcmpl-{ulid()}", "created": int(time.time()), "model": body.get("model", route.candidate)}
-    if not stream:
+    head = new_head(route, body)
+    if body.get("stream") is not True:
         return Answer(b"application/json", _plain(head, reply), False, reply.confidence)
-    with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-    return Answer(b"text/event-stream; charset=utf-8", _events(head, reply, with_usage), True, reply.confidence)
+    return Answer(EVENTS, _events(head, reply, wants_usage(body)), True, reply.confidence)
+
+
+def client_limit(body: Mapping[str, Any]) -> int | None:
+    """Tokens the client allows an answer; None: as many as there are."""
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    return limit if isinstance(limit, int) else None
+
+
+def new_head(route: Route, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What all parts of an answer begin with; the model is the one that was asked for."""
+    return {"id": f"chatcmpl-{ulid()}", "created": int(time.time()), "model": body.get("model", route.candidate)}
+
+
+def wants_usage(body: Mapping[str, Any]) -> bool:
+    """Whether the client of a stream wants its usage."""
+    return bool((body.get("stream_options") or {}).get("include_usage"))
 
 
 def _messages(route: Route, body: Mapping[str, Any]) -> list[dict[str, str]]:
     try:
         lines = frozenset(route.static)
         other, messages = changed(body["messages"], lines, route.extra_lines), student_messages(body["messages"], lines)
-    except _SHAPE_ERRORS:
+    except SHAPE_ERRORS:
         raise CandidateFailed("the request holds more than text") from None
     if other:
         raise CandidateFailed(CHANGED)
     return messages
 
 
-def _reply(raw: bytes, calibration: Knots) -> Reply:
+def _reply(raw: bytes, route: Route) -> Reply:
     try:
         body = json.loads(raw)
         choice = body["choices"][0]
-        if choice["finish_reason"] != "stop":
-            raise CandidateFailed(f"{CUT_OFF} {choice['finish_reason']}")
+        finish = choice["finish_reason"]
+        if finish not in (ENDED if route.first_tokens else ("stop",)):
+            raise CandidateFailed(f"{CUT_OFF} {finish}")
         logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
-        text, usage = choice["message"]["content"] or "", body.get("usage") or {}
+        text = choice["message"]["content"] or ""
         if not isinstance(text, str):
             raise TypeError("content is no text")
-        return Reply(text, apply(calibration, confidence(logprobs)), {key: int(usage.get(key) or 0) for key in _COUNTS})
-    except _SHAPE_ERRORS:
-        raise CandidateFailed("candidate's answer is not a chat completion") from None
+        return Reply(text, how_sure(route, logprobs), counts(body.get("usage")), finish)
+    except SHAPE_ERRORS:
+        raise CandidateFailed(UNREADABLE) from None
+
+
+def how_sure(route: Route, logprobs: Sequence[float]) -> float:
+    """The calibrated confidence in an answer with these tokens, or in the first of them where they decide."""
+    return apply(route.calibration, confidence(first(logprobs, route.first_tokens)))
+
+
+def counts(usage: Mapping[str, Any] | None) -> dict[str, int]:
+    """What the client is told of an engine's usage."""
+    return {key: int((usage or {}).get(key) or 0) for key in _COUNTS}
 
 
 def _hosted_reply(raw: bytes) -> Reply:
@@ -195,28 +239,36 @@ def _hosted_reply(raw: bytes) -> Reply:
             raise TypeError("content is no text")
         finish = str(choice["finish_reason"])
         return Reply(text, 1.0, usage if isinstance(usage, dict) and usage else None, finish)
-    except _SHAPE_ERRORS:
-        raise CandidateFailed("candidate's answer is not a chat completion") from None
+    except SHAPE_ERRORS:
+        raise CandidateFailed(UNREADABLE) from None
 
 
 def _plain(head: Mapping[str, Any], reply: Reply) -> bytes:
     message = {"role": "assistant", "content": reply.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}
     return json.dumps({**head, "object": "chat.completion", "choices": [choice], "usage": reply.usage}).encode()
 
 
 def _events(head: Mapping[str, Any], reply: Reply, with_usage: bool) -> bytes:
-    usage = {"usage": None} if with_usage else {}
-    deltas: list[tuple[dict[str, Any], str | None]] = [
-        ({"role": "assistant", "content": "", "refusal": None}, None),
-        ({"content": reply.text}, None),
-        ({}, "stop"),
-    ]
-    chunks: list[dict[str, Any]] = [
-        {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}], **usage}
-        for delta, finish in deltas
-    ]
-    if with_usage:
-        chunks.append({"choices": [], "usage": reply.usage})
-    lines = [json.dumps({**head, "object": "chat.completion.chunk", **chunk}) for chunk in chunks]
-    return "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+    parts = [opening(head, with_usage), chunk(head, {"content": reply.text}, None, with_usage)]
+    return b"".join([*parts, chunk(head, {}, reply.finish, with_usage), closing(head, reply.usage, with_usage)])
+
+
+def opening(head: Mapping[str, Any], with_usage: bool) -> bytes:
+    """The event that says whose answer follows."""
+    return chunk(head, {"role": "assistant", "content": "", "refusal": None}, None, with_usage)
+
+
+def chunk(head: Mapping[str, Any], delta: Mapping[str, Any], finish: str | None, with_usage: bool) -> bytes:
+    """One event of a stream; where usage is told at its end, each says that it is not told yet."""
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return _event(head, {"choices": [choice]} | ({"usage": None} if with_usage else {}))
+
+
+def closing(head: Mapping[str, Any], usage: Mapping[str, Any] | None, with_usage: bool) -> bytes:
+    """The usage, for who asked for it, and the end."""
+    return (_event(head, {"choices": [], "usage": usage}) if with_usage else b"") + b"data: [DONE]\n\n"
+
+
+def _event(head: Mapping[str, Any], fields: Mapping[str, Any]) -> bytes:
+    return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', **fields})}\n\n".encode()

@@ -70,7 +70,7 @@ def certificate(log: Log, candidate: Candidate, floor: float) -> dict[str, Any]:
         "ordinal": candidate.ordinal,
         "training_snapshot": candidate.snapshot,
         "verdict_snapshot": snapshot,
-        "declared": {key: candidate.card.get(key) for key in ("aliases", "sets")},
+        "declared": {key: candidate.card.get(key) for key in ("aliases", "sets", "first_tokens")},
         "judge": _judge(log, candidate),
         **found,
     }

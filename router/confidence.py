@@ -4,6 +4,11 @@ import math
 from collections.abc import Sequence
 
 
+def first(logprobs: Sequence[float], tokens: int) -> Sequence[float]:
+    """Those of the tokens that decide: the first `tokens`, which may be fewer, and all where it is 0."""
+    return logprobs[:tokens] if tokens else logprobs
+
+
 def confidence(logprobs: Sequence[float]) -> float:
     """The joint probability of the whole answer, exp of the sum of its token log-probabilities, in [0, 1].
 

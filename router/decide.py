@@ -19,6 +19,7 @@ from proxy.derive import CHAT
 from proxy.errors import BadInput
 from proxy.tasks import task_of
 from router.candidates import CHANGED, answer, teacher_only
+from router.early import early
 from router.policy import HELD_BACK, PolicyWatcher, Route
 from router.prompt import changed
 
@@ -71,12 +72,21 @@ class Router:
         if self._session is None:
             raise CandidateFailed("the router is stopping")
         self._asking[route.candidate] += 1
+        flows = False
         try:
-            return await answer(self._session, route, body)
+            if not (route.first_tokens and body.get("stream") is True):
+                return await answer(self._session, route, body)
+            sent = await early(self._session, route, body, lambda: self._free(route))
+            flows = True  # Whoever closes it frees the candidate.
+            return sent
         except _SHAPE_ERRORS:
             raise CandidateFailed("unreadable request") from None
         finally:
-            self._asking[route.candidate] -= 1
+            if not flows:
+                self._free(route)
+
+    def _free(self, route: Route) -> None:
+        self._asking[route.candidate] -= 1
 
 
 def _position(messages: list[Mapping[str, Any]], draw: bytes = b"") -> float:

@@ -123,16 +123,20 @@ def troubled(log: Log, candidate: Candidate, done: Tried, settings: RouterSettin
 def tried(log: Log, candidate: Candidate, latest: int) -> Tried:
     """A failure shows in the log as a teacher's answer with a fallback; only this task's, since its step began.
 
+    Or as an answer that flowed and broke off, unless it was the client that left.
+
     An engine that is gone is no failure of the candidate: its route goes with it, and comes back with it.
     """
     ((answered, failures, malformed),) = log.query(
         """
         WITH latest AS (
-          SELECT served_by, fallback FROM exchanges WHERE task = $task AND ts >= $since AND (
-            served_by = $id OR (served_by = 'teacher' AND fallback <> $unsure AND NOT starts_with(fallback, $gone))
+          SELECT served_by = $id AND NOT (partial AND starts_with(coalesce(error, ''), 'candidate')) AS whole, fallback
+          FROM exchanges WHERE task = $task AND ts >= $since AND (
+            (served_by = $id AND NOT (partial AND starts_with(coalesce(error, ''), $gone)))
+            OR (served_by = 'teacher' AND fallback <> $unsure AND NOT starts_with(fallback, $gone))
           ) ORDER BY id DESC LIMIT $latest
         )
-        SELECT count(*) FILTER (served_by = $id), count(*) FILTER (served_by <> $id),
+        SELECT count(*) FILTER (whole), count(*) FILTER (NOT whole),
                count(*) FILTER (fallback = $malformed) FROM latest
         """,
         {

@@ -206,6 +206,8 @@ def route(candidate: Candidate, settings: RouterSettings, url: str) -> Route:
         calibration=tuple((sure, probability) for sure, probability in candidate.card.get("calibration", ())),
         model=candidate.card["model"] if candidate.kind == HOSTED else "",
         key_env=candidate.card.get("key_env", ""),
+        first_tokens=int(candidate.card.get("first_tokens", 0)),  # Nor this; of a hosted model there is nothing to say.
+        hold=settings.hold_seconds,
     )
 
 

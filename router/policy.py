@@ -35,6 +35,9 @@ class Route:
 
     With a `model` the candidate is a hosted one: `url` is then the base of its API, `/v1` included, and `key_env` names
     the variable with its key, which itself is nowhere but in the environment. It has no `max_tokens` of its own.
+
+    With `first_tokens` the confidence is that of so many tokens, and the only thing an answer is checked for: what
+    follows may then flow. Who streams waits `hold` seconds for them. 0: the whole answer is held and checked.
     """
 
     candidate: str
@@ -53,6 +56,8 @@ class Route:
     calibration: Knots = ()
     model: str = ""
     key_env: str = ""
+    first_tokens: int = 0
+    hold: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

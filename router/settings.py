@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+MOST_FIRST_TOKENS = 64  # Who waits for more of them may as well wait for the whole answer.
+
 
 @dataclass(frozen=True, slots=True)
 class TaskSettings:
@@ -10,12 +12,15 @@ class TaskSettings:
     `evaluator` is the name of one, or "package.module:function"; empty: chosen from the answers. `aliases` are labels
     that mean another one. `sets` are paths of arrays whose order does not matter, such as "items" or "orders[].tags".
     `promote` is "auto" or "manual": whether a proof moves a candidate on, or only allows an operator to.
+    `first_tokens` is after how many of a student's tokens is decided whether it answers, for the students to come;
+    0: after all of them.
     """
 
     evaluator: str = ""
     aliases: dict[str, str] = field(default_factory=dict)
     sets: tuple[str, ...] = ()
     promote: str = "auto"
+    first_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class RouterSettings:
     ceiling_share: float = 0.1
     shadow_concurrency: int = 8
     candidate_timeout: float = 10.0
+    hold_seconds: float = 2.0
     candidate_concurrency: int = 8
     poll_seconds: float = 1.0
     tasks: dict[str, TaskSettings] = field(default_factory=dict)

@@ -46,10 +46,11 @@ WHERE path = '/v1/chat/completions' AND task = $task AND ts > CAST($until AS TIM
 """
 # After promotion only who was held back, by a hash before anything was known, is a fair sample of the task.
 _HELD_BACK = f"AND ends_with(reason, ': {HELD_BACK}')"
+# Of an answer that flowed and broke off, half is no measure of the whole.
 _UNAUDITED = """
 FROM exchanges e
 WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
-  AND (answer IS NOT NULL OR tool_calls IS NOT NULL) AND hash(id) / 18446744073709551615 < ?
+  AND NOT partial AND (answer IS NOT NULL OR tool_calls IS NOT NULL) AND hash(id) / 18446744073709551615 < ?
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
   AND NOT list_contains(CAST(? AS VARCHAR[]), coalesce(model, ''))
 """

@@ -7,7 +7,18 @@ import pytest
 
 import router
 from proxy.counters import OTHER, fallback_word
-from router.candidates import CHANGED, CUT_OFF, MALFORMED, UNAVAILABLE, UNREACHABLE, UNSURE
+from router.candidates import (
+    CHANGED,
+    CUT_OFF,
+    MALFORMED,
+    TIMED_OUT,
+    TOO_LONG,
+    UNAVAILABLE,
+    UNREACHABLE,
+    UNREADABLE,
+    UNSURE,
+)
+from router.early import TOO_SLOW
 
 FOLDER = Path(router.__file__).parent
 
@@ -16,7 +27,8 @@ def reasons() -> list[str]:
     """How each text given to CandidateFailed begins, as far as it is fixed."""
     names = {
         "UNREACHABLE": UNREACHABLE, "UNSURE": UNSURE, "MALFORMED": MALFORMED, "CHANGED": CHANGED, "CUT_OFF": CUT_OFF,
-        "UNAVAILABLE": UNAVAILABLE, "gone": UNAVAILABLE,
+        "UNAVAILABLE": UNAVAILABLE, "gone": UNAVAILABLE, "TIMED_OUT": TIMED_OUT, "UNREADABLE": UNREADABLE,
+        "TOO_LONG": TOO_LONG, "TOO_SLOW": TOO_SLOW,
     }  # fmt: skip
     found = []
     for file in sorted(FOLDER.glob("*.py")):

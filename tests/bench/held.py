@@ -12,7 +12,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ async def _pieces(said: Answer) -> AsyncIterator[bytes]:
 
 def _bodies(answers: int) -> Iterator[dict[str, Any]]:
     for number in range(answers):
-        text = f"Tell a story about a {_WORDS[number % len(_WORDS)]}, number {number}. Take your time. " * 4
+        text = f"In one short sentence: what would {number + 2} people do with one {_WORDS[number % len(_WORDS)]}?"
         yield {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": text}]}
 
 

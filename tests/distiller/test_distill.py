@@ -1,13 +1,19 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from distiller.distill import distill
+from distiller.distill import _servable, distill
+from distiller.generate import Generated
 from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
+from router.calibration import calibrate
 from router.lifecycle import route
 from router.registry import SHADOW, candidates
 from router.said import Said
@@ -90,6 +96,36 @@ def test_what_cannot_score_is_said_before_training(
     with pytest.raises(error, match=said):
         distill(log, told, TASK, lambda *_: None)
     assert not (tmp_path / "students").exists()
+
+
+def test_where_first_tokens_decide_all_answers_are_calibrated_on_those_and_the_card_keeps_the_number(
+    log: Log, tmp_path: Path
+) -> None:
+    declared = RouterSettings(tasks={TASK: TaskSettings(first_tokens=1)}, hold_seconds=3.0)
+    done = distill(log, replace(settings(tmp_path), router=declared), TASK, lambda *_: None)
+    (candidate,) = candidates(log)
+    rows = [json.loads(line) for line in (done.bundle.path / "holdout.jsonl").read_text().splitlines()]
+    sure = [math.exp(row["logprobs"][0]) for row in rows]
+    assert all(len(row["logprobs"]) > 1 for row in rows)
+    assert sure != pytest.approx([row["confidence"] for row in rows], abs=1e-6)
+    wanted = calibrate(sure, [row["verdict"] for row in rows])
+    assert np.array(done.calibration.knots) == pytest.approx(np.array(wanted.knots))
+    later = route(candidate, RouterSettings(tasks={TASK: TaskSettings(first_tokens=4)}), "http://x")
+    assert (later.first_tokens, later.hold) == (1, 2.0)
+    assert route(candidate, declared, "http://x").hold == 3.0
+
+
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_answers_without_the_form_or_an_end_count_only_where_first_tokens_decide(tokens: int) -> None:
+    data: Any = SimpleNamespace(labels=("stop",), evaluator="label", declared=TaskSettings(first_tokens=tokens))
+    answers = [
+        Generated("stop", 0.4, True, (math.log(0.8), math.log(0.5))),
+        Generated("nonsense", 0.7, True, (math.log(0.7), 0.0)),
+        Generated("stop stop", 0.06, False, (math.log(0.6), math.log(0.1))),
+    ]
+    sure, verdicts = _servable(data, answers, [1.0, 0.0, 0.0])
+    assert sure == pytest.approx([0.8, 0.7, 0.6] if tokens else [0.4])
+    assert verdicts == ([1.0, 0.0, 0.0] if tokens else [1.0])
 
 
 def test_the_same_data_gives_the_same_student(log: Log, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -140,10 +141,11 @@ def test_an_import_names_lines_that_match_nothing_but_not_thousands(capsys: pyte
     assert shown.endswith(", 20 and 2,980 more\n")
 
 
-def distilled(threshold: Threshold | None, calibration: Calibration) -> SimpleNamespace:
+def distilled(threshold: Threshold | None, calibration: Calibration, **card: Any) -> SimpleNamespace:
     """What the summary reads of a `Distilled`."""
     return SimpleNamespace(
-        bundle=SimpleNamespace(id="student-1", path=Path("students/student-1")), fresh=True, read=500, snapshot=3,
+        bundle=SimpleNamespace(id="student-1", path=Path("students/student-1"), manifest={"card": card}),
+        fresh=True, read=500, snapshot=3,
         dropped={"error": 2}, trained_rows=300, evaluator="label", threshold=threshold, calibration=calibration,
         trained=SimpleNamespace(seconds=10.0, tokens=5000, first_loss=2.0, last_loss=0.1),
         holdout=SimpleNamespace(rows=100, student=0.9, base=0.1, base_rows=8, majority=0.3),
@@ -164,4 +166,7 @@ def test_a_distillation_says_what_it_proposes_and_how_calibrated_it_is(
     distilled_summary(distilled(None, calibrate([], [])))
     shown = capsys.readouterr().out
     assert "nothing to calibrate by" in shown
+    assert "decided after" not in shown
+    distilled_summary(distilled(None, calibrate([], []), first_tokens=4))
+    assert "decided after the first 4 tokens: what follows is checked by nothing\n" in capsys.readouterr().out
     assert "shadow judges all of its answers" in shown

@@ -1,7 +1,8 @@
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,71 @@ def test_an_unsure_candidate_falls_back_before_the_first_byte(teacher: str, tmp_
     assert answer.choices[0].message.content == ROWS[0].answer
     (record,) = proxy.records()
     assert (record["served_by"], record["fallback"], record["confidence"]) == ("teacher", "unsure", 0.2)
+
+
+class Flowing:
+    """A candidate's answer under way: some pieces, then it dies, or lets one wait who has them."""
+
+    def __init__(self, *pieces: bytes, dies: bool = False) -> None:
+        self.closed, self.go = 0, threading.Event()
+        self._pieces, self._dies = pieces, dies
+
+    async def answer(self) -> Answer:
+        return Answer(b"text/event-stream", b"", True, 0.9, self)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+        if self._dies:
+            raise CandidateFailed("candidate timed out")
+        while not self.go.is_set():
+            await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_an_answer_that_flows_goes_out_as_it_comes_and_is_on_disk_before_its_done(teacher: str, tmp_path: Path) -> None:
+    flow = Flowing(b'data: {"a": 1}\n\n', b'data: {"a": 2}\n\n', b"data: [DONE]\n\n")
+    with proxying(teacher, tmp_path, deciding(flow.answer)) as proxy:
+        with httpx.stream("POST", f"{proxy.url}/chat/completions", json={"stream": True}) as answer:
+            assert answer.headers["x-stillroom-served-by"] == "student-1"
+            assert answer.headers["content-type"] == "text/event-stream"
+            got = b""
+            for chunk in answer.iter_bytes():
+                got += chunk
+                if b"[DONE]" in got:
+                    record = eventually(proxy.records)[0]  # While the candidate has not ended yet.
+                    flow.go.set()
+    assert got == record["response"].encode() == b'data: {"a": 1}\n\ndata: {"a": 2}\n\ndata: [DONE]\n\n'
+    assert (record["partial"], record["confidence"], record["served_by"]) == (False, 0.9, "student-1")
+    assert flow.closed == 1
+
+
+def test_an_answer_that_flows_and_breaks_off_ends_in_an_error_event(teacher: str, tmp_path: Path) -> None:
+    flow = Flowing(b'data: {"a": 1}\n\n', dies=True)
+    with proxying(teacher, tmp_path, deciding(flow.answer)) as proxy:
+        answer = httpx.post(f"{proxy.url}/chat/completions", json={"stream": True})
+    assert answer.content.startswith(b'data: {"a": 1}\n\n')
+    assert b"broke off" in answer.content
+    assert b"[DONE]" not in answer.content
+    (record,) = proxy.records()
+    assert (record["partial"], record["error"], record["response"]) == (
+        True,
+        "candidate timed out",
+        'data: {"a": 1}\n\n',
+    )
+    assert flow.closed == 1
+
+
+def test_who_leaves_an_answer_that_flows_ends_it(teacher: str, tmp_path: Path) -> None:
+    flow = Flowing(b'data: {"a": 1}\n\n')
+    with proxying(teacher, tmp_path, deciding(flow.answer)) as proxy:
+        with httpx.stream("POST", f"{proxy.url}/chat/completions", json={"stream": True}) as answer:
+            next(answer.iter_bytes())
+        assert eventually(lambda: flow.closed) == 1
+    (record,) = proxy.records()
+    assert (record["partial"], record["error"]) == (True, "client hung up")
 
 
 def test_many_at_once_are_all_recorded_once(teacher: str, tmp_path: Path) -> None:

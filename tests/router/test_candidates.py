@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -149,6 +150,28 @@ async def test_an_answer_that_was_cut_off_does_not_go_out(engine: Engine) -> Non
     engine.finish = "length"
     with pytest.raises(CandidateFailed, match="stopped with length"):
         await asked(engine)
+
+
+async def test_where_first_tokens_decide_they_alone_make_an_answer_sure_and_nothing_else_is_checked(
+    engine: Engine,
+) -> None:
+    tokens = [{"logprob": math.log(0.9)}, {"logprob": math.log(0.1)}, {"logprob": 0.0}]
+    odd = choice(message={"content": "somewhere else"}, logprobs={"content": tokens}, finish_reason="length")
+    engine.raw = json.dumps(odd).encode()
+    sent = await asked(engine, first_tokens=1)
+    assert sent.confidence == pytest.approx(0.9)
+    assert sent.flow is None
+    (said,) = ChatCompletion.model_validate_json(sent.body).choices
+    assert (said.message.content, said.finish_reason) == ("somewhere else", "length")
+    with pytest.raises(CandidateFailed, match=r"^unsure$") as failed:
+        await asked(engine, first_tokens=2)
+    assert failed.value.confidence == pytest.approx(0.09)
+    engine.raw = json.dumps(odd | {"usage": {"completion_tokens": 3}}).encode()
+    with pytest.raises(CandidateFailed, match="longer than the client allows"):
+        await asked(engine, {"max_tokens": 2}, first_tokens=1)
+    engine.raw = json.dumps(odd | choice(finish_reason="abort")).encode()
+    with pytest.raises(CandidateFailed, match="stopped with abort"):
+        await asked(engine, first_tokens=1)
 
 
 async def test_an_engine_that_errs_is_a_failure(engine: Engine) -> None:

@@ -116,3 +116,12 @@ def test_broken_formats_are_counted_among_failures(log: Log) -> None:
     insert(log, ["a"] * 2, fallback="unsure")
     insert(log, ["a"] * 4, served_by=candidate.id)
     assert tried(log, candidate, 50) == Tried(4, 5, 3)
+
+
+def test_an_answer_that_broke_off_is_a_failure_unless_the_client_left_or_the_engine_died(log: Log) -> None:
+    candidate = live(log)
+    insert(log, ["a"] * 3, served_by=candidate.id, partial=True, error="candidate timed out")
+    insert(log, ["a"] * 2, served_by=candidate.id, partial=True, error="candidate unreachable: ClientPayloadError")
+    insert(log, ["a"] * 4, served_by=candidate.id, partial=True, error="client hung up")
+    insert(log, ["a"] * 5, served_by=candidate.id)
+    assert tried(log, candidate, 50) == Tried(9, 3)

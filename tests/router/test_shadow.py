@@ -203,6 +203,7 @@ async def test_an_audit_asks_the_teacher_what_the_candidate_answered(log: Log, r
     (right,) = insert(log, ["mine?"], served_by=candidate.id, request=request)
     (wrong,) = insert(log, ["where?"], served_by=candidate.id)
     insert(log, ["mine?"], served_by="student-0")
+    insert(log, ["mine?"], served_by=candidate.id, partial=True, answer="bil")  # Its client left.
     assert await audited(log, replay, candidate) == 2
     found = verdicts(log)
     assert found == {
@@ -327,33 +328,28 @@ def judge_of(way: str) -> Judge:
     return Judge(f"test/{way}", ask)
 
 
-async def free_text(
-    log: Log, engine: Engine, judge: Judge | None, threshold: float | None = None
-) -> tuple[int, str, str]:
-    candidate = known(log, evaluator="judge", threshold=threshold)
+async def free_text(log: Log, engine: Engine, judge: Judge | None, least: float | None = None) -> tuple[int, str, str]:
+    candidate = known(log, evaluator="judge", threshold=least)
     (same,), (worse,) = (insert(log, ["why?"], answer=answer) for answer in (RIGHT.upper(), RIGHT))
     engine.say = lambda text: (RIGHT if len(engine.asked) == 1 else "No idea.", 0.9)
     with serving(engine.app) as url:
         async with aiohttp.ClientSession() as session:
-            route = route_to(url, evaluator="judge", threshold=threshold)
+            route = route_to(url, evaluator="judge", threshold=least)
             return await shadow(log, session, candidate, route, 10, 1, judge=judge), same, worse
 
 
 async def test_a_judge_decides_about_free_text_and_is_paid(log: Log, engine: Engine) -> None:
     compared, same, worse = await free_text(log, engine, judge_of("perfect"))
     found = verdicts(log)
-    assert compared == 2
-    assert found[same] == (1.0, True, 0.9, RIGHT, None, "shadow")
-    assert found[worse] == (0.0, True, 0.9, "No idea.", None, "shadow")
+    told = {same: (1.0, True, 0.9, RIGHT, None, "shadow"), worse: (0.0, True, 0.9, "No idea.", None, "shadow")}
+    assert (compared, found) == (2, told)
     rows = log.query("SELECT kind, model, exchange, usd, quantity, unit FROM spend ORDER BY exchange")
     assert rows == [("judge", "test/perfect", exchange, 0.5, 2.0, "question") for exchange in sorted((same, worse))]
 
 
 async def test_a_judge_is_not_paid_for_what_the_teacher_would_answer(log: Log, engine: Engine) -> None:
-    assert (await free_text(log, engine, judge_of("perfect"), threshold=0.95))[0] == 2
-    assert {row[1:] for row in verdicts(log).values()} == {
-        (False, 0.9, RIGHT, None, "shadow"), (False, 0.9, "No idea.", None, "shadow")
-    }  # fmt: skip
+    assert (await free_text(log, engine, judge_of("perfect"), 0.95))[0] == 2
+    assert {row[1:3] + row[4:] for row in verdicts(log).values()} == {(False, 0.9, None, "shadow")}
     assert log.query("SELECT count(*) FROM spend") == [(0,)]
     assert similarity.alike(log, candidates(log)[0]) == similarity.Alike(0, None, None)
 

@@ -32,7 +32,8 @@ def back_up(catalog: Path) -> Path:
         raise OSError(f"the log's catalog could not be copied: {(done.stderr.splitlines() or ['no reason'])[-1]}")
     if damage := trouble(fresh):
         raise Unavailable(f"the log's catalog is damaged ({damage}): it is repaired when the controller starts")
-    kept = folder / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{time.time_ns() % 10**9:09}.sqlite"
+    seconds, nanoseconds = divmod(time.time_ns(), 10**9)  # of one look at the clock, or names could be out of order
+    kept = folder / f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}-{nanoseconds:09}.sqlite"
     fresh.rename(kept)
     for old in backups(catalog)[KEEP:]:
         old.unlink(missing_ok=True)

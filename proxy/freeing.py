@@ -31,8 +31,9 @@ _BREATH = 0.2
 # DuckLake cannot sum up a table that has rows inside a SQLite catalog, and somebody has just written some.
 _INLINED_AGAIN = "inlined-data aggregates"
 
+_TABLES = ("exchanges", "verdicts", "spend", "candidates")
 # The catalog knows the least and the greatest value of each column, for reading less: texts of rows that are gone, too.
-_STALE = """
+_STALE = f"""
 SELECT DISTINCT t.table_name FROM __ducklake_metadata_lake.ducklake_table_column_stats s
 JOIN __ducklake_metadata_lake.ducklake_table t ON t.table_id = s.table_id AND t.end_snapshot IS NULL
 JOIN __ducklake_metadata_lake.ducklake_column c
@@ -43,7 +44,7 @@ LEFT JOIN (
   JOIN __ducklake_metadata_lake.ducklake_data_file d ON d.data_file_id = f.data_file_id AND d.end_snapshot IS NULL
   GROUP BY ALL
 ) AS now ON now.table_id = s.table_id AND now.column_id = s.column_id
-WHERE t.table_name IN ('exchanges', 'verdicts', 'spend', 'candidates')
+WHERE t.table_name IN {_TABLES}
   AND ((s.min_value IS DISTINCT FROM now.least AND coalesce(s.min_value, '-') NOT IN ('', '-'))
     OR (s.max_value IS DISTINCT FROM now.greatest AND coalesce(s.max_value, '-') NOT IN ('', '-')))
 """
@@ -101,11 +102,12 @@ def deleting(settings: LogSettings, home: Path) -> Iterator[Log]:
 
 def rewrite(log: Log) -> None:
     """Move what is inside the catalog into files, and write files without their deleted rows; nobody else notices."""
+    for table in _TABLES:
+        if log.query(f"SELECT 1 FROM {table} WHERE id IN {_PLACEHOLDERS} LIMIT 1"):  # Of a run that was killed.
+            log.query(f"DELETE FROM {table} WHERE id IN {_PLACEHOLDERS}")
     _rewrite(log)
     for (table,) in log.query(_STALE):
         # Only a rewrite sums up anew, and a file that lost all its rows is not rewritten: so one that lost half of two.
-        for placeholder in _PLACEHOLDERS:
-            log.query(f"DELETE FROM {table} WHERE id = ?", [placeholder])  # Of a run that was killed.
         log.query(f"INSERT INTO {table} (id) SELECT unnest(?)", [list(_PLACEHOLDERS)])
         log.query(f"DELETE FROM {table} WHERE id = ?", [_PLACEHOLDERS[0]])
         _rewrite(log)

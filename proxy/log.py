@@ -116,6 +116,7 @@ def open_log(settings: LogSettings, home: Path, read_only: bool = False) -> Log:
         # DuckDB looks for it with each value it hands to Python: known to be missing, the disk is not searched again.
         sys.modules["pandas"] = None  # type: ignore[assignment]
     connection = duckdb.connect()
+    connection.execute("SET enable_progress_bar = false")  # A `python -c` is no terminal, whatever DuckDB takes it for.
     _load(connection, ["ducklake", f"{kind}_scanner", *(["httpfs"] if "://" in data else [])])
     options = [f"DATA_PATH {_quoted(data)}"]
     if kind == "sqlite":

@@ -69,8 +69,9 @@ _TOKENS = tuple(
         # Not in the middle of a run, or each of many beginnings in it would be followed to its end.
         _free("eyJ", no="A-Za-z0-9_-") + r"[A-Za-z0-9_-]{8,}+(?:\.{1,2}[A-Za-z0-9_-]+){1,4}",
         r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
-        r"(?:(?:[^-]|-(?!----))*+-----END [A-Z ]{0,40}-----"
-        r"|(?:(?:\s|\\[nr])*+[A-Za-z0-9+/=]{8,})*+)",  # Without its end: as many lines as look like a key's.
+        # A possessive quantifier around a group that can fail half-way matches too much before Python 3.11.5.
+        r"(?:(?>[^-]*(?:-(?!----)[^-]*)*)-----END [A-Z ]{0,40}-----"
+        r"|(?:\s*+(?:\\[nr]\s*+)*[A-Za-z0-9+/=]{8,})*)",  # Without its end: as many lines as look like a key's.
     )
 )
 # Long enough, but only a secret where it looks random.
@@ -189,7 +190,7 @@ def _phones(text: str) -> Iterator[Where]:
 
 
 # Neither a fraction, nor a phone number, nor the later groups of a UUID.
-_DIGITS = re.compile(_free("[0-9]") + r"(?<![0-9]\.[0-9])(?<!\+[0-9])(?<![0-9A-Fa-f]{4}-[0-9])(?:[ -]?[0-9]){12,}+")
+_DIGITS = re.compile(_free("[0-9]") + r"(?<![0-9]\.[0-9])(?<!\+[0-9])(?<![0-9A-Fa-f]{4}-[0-9])(?:[ -]?[0-9]){12,}")
 _GOES_ON = re.compile(r"[^\W\d]|-[0-9A-Fa-f]{4}")
 _GROUPS = re.compile(r"[0-9]{3,19}")
 _DOUBLED = dict(zip("0123456789", (0, 2, 4, 6, 8, 1, 3, 5, 7, 9), strict=True))

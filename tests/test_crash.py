@@ -35,7 +35,7 @@ async def storm(url: str, killed: dict[int, Any]) -> tuple[set[str], int]:
         nonlocal failed
         async with gate:
             if number in killed:
-                killed[number]()
+                await asyncio.to_thread(killed[number])
             stream = number % 2 == 1
             payload = {"model": "gpt-4o", "messages": list(ROWS[number].messages), "stream": stream}
             try:
@@ -54,7 +54,8 @@ async def storm(url: str, killed: dict[int, Any]) -> tuple[set[str], int]:
 
 
 def kill(deployment: Deployment, name: str) -> None:
-    os.kill(deployment.children(name)[0], signal.SIGKILL)
+    """Kill one; after the last kill its successor may still be on the way."""
+    os.kill(eventually(lambda: deployment.children(name), 60)[0], signal.SIGKILL)
 
 
 def logged(deployment: Deployment, ids: set[str]) -> list[str]:

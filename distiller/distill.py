@@ -37,6 +37,7 @@ from router.ledger import charge
 from router.prompt import extra_lines, static_lines, student_messages
 from router.registry import register
 from router.said import Said
+from router.sampling import ALL
 from router.settings import TaskSettings
 
 GOLDEN = 8
@@ -137,7 +138,8 @@ def _distill(
             plan=_plan(log, task, settings), of=len(answers),
         )  # fmt: skip
         holdout = _holdout(base, data, options, verdicts, limit, score, on_progress)
-        card = _card(data, answers, base, limit) | {"calibration": calibration.knots}
+        least = settings.router.judged_share if data.evaluator == JUDGE else ALL
+        card = _card(data, answers, base, limit) | {"calibration": calibration.knots, "judged_share": least}
         manifest = {
             "task": task, "snapshot": data.snapshot, "base": options.base, "base_sha256": base_identity(base),
             "dtype": compute_dtype(), "settings": asdict(options), "card": card, "evaluator": data.evaluator,

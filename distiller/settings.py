@@ -180,6 +180,8 @@ def _check_router(router: RouterSettings) -> None:
     for name in ("holdback_share", "audit_share", "ceiling_share", "max_failures"):
         if not 0 <= getattr(router, name) <= 1:
             raise BadInput(f"router.{name} is a share between 0 and 1, not {getattr(router, name)}")
+    if not 0 < router.judged_share <= 1:
+        raise BadInput(f"router.judged_share must be above 0 and at most 1, for example 0.7, not {router.judged_share}")
     for name in ("max_slowdown", "cooldown_hours"):
         if not 0 <= getattr(router, name) < math.inf:
             raise BadInput(f"router.{name} must be 0 (off) or more, not {getattr(router, name)}")

@@ -120,7 +120,12 @@ def _evidence(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where, _books_of_their_own, _evidence)
+def _sampling(connection: duckdb.DuckDBPyConnection) -> None:
+    """A verdict's share is the chance its comparison had to be judged, NULL for certain; one not judged has none."""
+    connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS share DOUBLE")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where, _books_of_their_own, _evidence, _sampling)
 
 # A changed table has a second place inside the catalog for small writes. The first goes when it is next emptied, and
 # then connections opened before cannot read the table any more, until the schema changes again: so both are done now.

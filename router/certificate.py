@@ -24,7 +24,7 @@ from router.parity import lower_path, parity, upper_path, widened
 from router.registry import HOSTED, Candidate
 from router.signing import canonical
 from router.slices import slices
-from router.verdicts import SCORE, YARDSTICK
+from router.verdicts import COUNTED, SCORE, YARDSTICK
 
 Sign = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -45,18 +45,21 @@ class Comparison:
 
     id: str
     exchange: str
-    verdict: float
+    verdict: float | None
     covered: bool
     failed: bool
     confidence: float | None
     yardstick: float | None
+    share: float | None
+    counted: float
+    """In a mean, by the share it was drawn with."""
 
 
 def certificate(log: Log, candidate: Candidate, floor: float) -> dict[str, Any]:
     """The document to store, computed from the shadow verdicts of one snapshot; `floor` is `[router] slice_floor`."""
     snapshot = log.snapshot()
     compared = comparisons(log, candidate.id, snapshot=snapshot)
-    found = findings(log, compared, candidate.margin, candidate.alpha, floor)
+    found = findings(log, compared, candidate.margin, candidate.alpha, floor, candidate.judged_share)
     return {
         "format": FORMAT,
         "task": candidate.task,
@@ -70,7 +73,7 @@ def certificate(log: Log, candidate: Candidate, floor: float) -> dict[str, Any]:
         "ordinal": candidate.ordinal,
         "training_snapshot": candidate.snapshot,
         "verdict_snapshot": snapshot,
-        "declared": {key: candidate.card.get(key) for key in ("aliases", "sets", "first_tokens")},
+        "declared": {key: candidate.card.get(key) for key in ("aliases", "sets", "first_tokens", "judged_share")},
         "judge": _judge(log, candidate),
         **found,
     }
@@ -98,13 +101,15 @@ def _judge(log: Log, candidate: Candidate) -> dict[str, Any] | None:
     }
 
 
-def findings(log: Log, compared: Sequence[Comparison], margin: float, alpha: float, floor: float) -> dict[str, Any]:
-    """The part of the document that follows from the verdicts, as plain JSON values."""
+def findings(
+    log: Log, compared: Sequence[Comparison], margin: float, alpha: float, floor: float, least: float
+) -> dict[str, Any]:
+    """The part of the document that follows from the verdicts, as plain JSON values; `least` as for `router.parity`."""
     covered = [one for one in compared if one.covered]
-    scores = [one.verdict for one in covered]
+    scores = [one.counted for one in covered]
     yardsticks = [nan if one.yardstick is None else one.yardstick for one in covered]
     measured = [one.yardstick for one in covered if one.yardstick is not None]
-    judged = [(one.exchange, one.verdict) for one in covered]
+    judged = [(one.exchange, one.counted) for one in covered]
     found = {
         "verdicts": {
             "first": compared[0].id if compared else None,
@@ -112,12 +117,13 @@ def findings(log: Log, compared: Sequence[Comparison], margin: float, alpha: flo
             "sha256": _digest(compared),
         },
         "shadowed": len(compared),
+        "judged": sum(one.verdict is not None for one in covered),
         "failed": sum(one.failed for one in compared),
         "coverage": len(covered) / len(compared) if compared else 0.0,
         "coverage_interval": coverage_interval(len(covered), len(compared), alpha),
-        "parity": asdict(parity(scores, margin, alpha, yardsticks)),
-        "path": _path(scores, yardsticks, alpha),
-        "slices": _slices(log, judged, widened(margin, measured), alpha, floor),
+        "parity": asdict(parity(scores, margin, alpha, yardsticks, least)),
+        "path": _path(scores, yardsticks, alpha, least),
+        "slices": _slices(log, judged, widened(margin, measured), alpha, floor, least),
         "ceiling": {
             "measured": len(measured),
             "mean": float(np.mean(measured)) if measured else None,
@@ -132,7 +138,8 @@ def comparisons(log: Log, candidate: str, *, snapshot: int | None = None, until:
     """Shadow verdicts in the order in which they were reached: of a snapshot of the log, or up to a verdict's id."""
     version = "" if snapshot is None else f"AT (VERSION => {snapshot:d})"
     rows = log.query(
-        f"SELECT id, exchange, {SCORE}, covered, error IS NOT NULL, confidence, {YARDSTICK} FROM verdicts {version} "
+        f"SELECT id, exchange, {SCORE}, covered, error IS NOT NULL, confidence, {YARDSTICK}, share, {COUNTED} "
+        f"FROM verdicts {version} "
         "WHERE candidate = $candidate AND kind = 'shadow' AND ($until IS NULL OR id <= $until) ORDER BY id",
         {"candidate": candidate, "until": until},
     )
@@ -189,15 +196,22 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _digest(compared: Sequence[Comparison]) -> str:
     """Of all that the proof rests on; the exchange is left out, since an erasure replaces it."""
-    rows = [[one.id, one.verdict, one.covered, one.failed, one.confidence, one.yardstick] for one in compared]
+    rows = [
+        [one.id, one.verdict, one.covered, one.failed, one.confidence, one.yardstick, *_weight(one)] for one in compared
+    ]
     return hashlib.sha256(canonical(rows)).hexdigest()
 
 
-def _path(scores: Sequence[float], yardsticks: Sequence[float], alpha: float) -> dict[str, Any]:
+def _weight(one: Comparison) -> list[float]:
+    return [] if one.share is None else [one.share]
+
+
+def _path(scores: Sequence[float], yardsticks: Sequence[float], alpha: float, least: float) -> dict[str, Any]:
     """[n, lower, upper] wherever a bound has moved by `step` since the last point, and at the end."""
     if not scores:
         return {"step": VISIBLE, "points": []}
-    bounds = np.column_stack([lower_path(scores, alpha, yardsticks), upper_path(scores, alpha, yardsticks)])
+    both = (path(scores, alpha, yardsticks, least) for path in (lower_path, upper_path))
+    bounds = np.column_stack(list(both))
     step, kept = VISIBLE, list(range(len(scores) + POINTS))
     while len(kept) > POINTS:
         kept, last = [], np.array([-1.0, 2.0])
@@ -209,8 +223,10 @@ def _path(scores: Sequence[float], yardsticks: Sequence[float], alpha: float) ->
     return {"step": step / 2, "points": [[position + 1, *bounds[position].tolist()] for position in kept]}
 
 
-def _slices(log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha: float, floor: float) -> dict[str, Any]:
-    found = slices(log, judged, margin, alpha, floor)
+def _slices(
+    log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha: float, floor: float, least: float
+) -> dict[str, Any]:
+    found = slices(log, judged, margin, alpha, floor, least)
     tenants = [one.value for one in found.table if one.facet == "tenant"]
     table = [
         asdict(one) | ({"value": f"tenant {tenants.index(one.value) + 1}"} if one.facet == "tenant" else {})
@@ -221,9 +237,9 @@ def _slices(log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha:
 
 def _worst(covered: Sequence[Comparison]) -> list[dict[str, Any]]:
     """The most harmful: worst verdict first, then where the candidate was surest."""
-    wrong = [one for one in covered if one.verdict < 1]
-    wrong.sort(key=lambda one: (one.verdict, -(one.confidence or 0.0), one.id))
-    return [{"verdict_id": one.id, "verdict": one.verdict, "confidence": one.confidence} for one in wrong[:WORST]]
+    wrong = [(one.verdict, one) for one in covered if one.verdict is not None and one.verdict < 1]
+    wrong.sort(key=lambda found: (found[0], -(found[1].confidence or 0.0), found[1].id))
+    return [{"verdict_id": one.id, "verdict": said, "confidence": one.confidence} for said, one in wrong[:WORST]]
 
 
 def _last_message(request: str | None) -> str | None:

@@ -59,6 +59,7 @@ def _facts(document: Mapping[str, Any]) -> str:
     measured = (
         f"{_figure(ceiling['mean'])} on {ceiling['measured']} exchanges" if ceiling["measured"] else "not measured"
     )
+    judged, first = document.get("judged", p["n"]), (document.get("declared") or {}).get("first_tokens")
     facts = {
         "task": document["task"],
         "candidate": f"{document['candidate']} ({document.get('kind', 'student')}, number {document['ordinal']})",
@@ -67,8 +68,10 @@ def _facts(document: Mapping[str, Any]) -> str:
         "data": f"trained at snapshot {document['training_snapshot']}, judged at {document['verdict_snapshot']}",
         "margin, alpha": f"{p['margin']:g}, {p['alpha']:g}",
         "agreement": f"{_figure(p['mean'])}, bounds {_figure(p['lower'])} to {_figure(p['upper'])}, n = {p['n']}",
+        **({"drawn to be judged": f"{judged} of {p['n']}, weighted by their share"} if judged < p["n"] else {}),
         "coverage": f"{_figure(document['coverage'])} ({_figure(low)} to {_figure(high)}) of {document['shadowed']}",
         "threshold": document["threshold"],
+        "decided on": f"the first {first} tokens of the answer" if first else "the whole answer",
         "failed": document.get("failed"),
         "evaluator": document["evaluator"],
         "judge": _judges(document.get("judge")),

@@ -14,7 +14,7 @@ from router.golden import CHANGE
 from router.parity import Parity, parity, widened
 from router.registry import STUDENT, Candidate
 from router.shadow import waiting
-from router.verdicts import SCORE, YARDSTICK
+from router.verdicts import COUNTED, SCORE, YARDSTICK
 
 SHORTEST = 1 / 24  # days over which a pace is taken: a burst is no rate
 _COMPARABLE = """
@@ -37,6 +37,8 @@ class Evidence:
 
     parity: Parity
     shadowed: int
+    judged: int
+    """Covered ones that have a verdict; the others were passed over by `router.sampling`."""
     failed: int
     coverage: float
     coverage_low: float
@@ -54,18 +56,20 @@ class Audited:
 def evidence(log: Log, candidate: Candidate) -> Evidence:
     """Judge the shadow verdicts in the order in which they were reached, with the candidate's own margin and alpha."""
     rows = log.query(
-        f"SELECT {SCORE}, {YARDSTICK}, covered, error IS NOT NULL FROM verdicts "
+        f"SELECT {COUNTED}, {YARDSTICK}, covered, error IS NOT NULL, verdict IS NULL FROM verdicts "
         "WHERE candidate = ? AND kind = 'shadow' "
         "ORDER BY id",
         [candidate.id],
     )
-    covered = [verdict for verdict, _, is_covered, _ in rows if is_covered]
-    yardsticks = [nan if yardstick is None else yardstick for _, yardstick, is_covered, _ in rows if is_covered]
+    counted = [row for row in rows if row[2]]
+    covered = [score for score, *_ in counted]
+    yardsticks = [nan if yardstick is None else yardstick for _, yardstick, *_ in counted]
     low, high = coverage_interval(len(covered), len(rows), candidate.alpha)
     return Evidence(
-        parity=parity(covered, candidate.margin, candidate.alpha, yardsticks),
+        parity=parity(covered, candidate.margin, candidate.alpha, yardsticks, candidate.judged_share),
         shadowed=len(rows),
-        failed=sum(failed for *_, failed in rows),
+        judged=sum(not passed_over for *_, passed_over in counted),
+        failed=sum(failed for *_, failed, _ in rows),
         coverage=len(covered) / len(rows) if rows else 0.0,
         coverage_low=low,
         coverage_high=high,
@@ -118,7 +122,8 @@ def in_words(candidate: Candidate, found: Evidence, coming: Pace | None = None) 
     own = (
         "" if p.ceiling is None else f" relative to the teacher's own {p.ceiling:.3f} (asked again {p.measured} times)"
     )
-    figures = f"agreement{own} {p.mean:.3f}, bounds {p.lower:.3f}..{p.upper:.3f} on {p.n} covered exchanges"
+    some = "" if found.judged == p.n else f", {found.judged} of them judged"
+    figures = f"agreement{own} {p.mean:.3f}, bounds {p.lower:.3f}..{p.upper:.3f} on {p.n} covered exchanges{some}"
     if p.proven:
         return f"certified: {figures}, at least {needed} proved; covers {found.coverage:.0%} of the task"
     if p.refuted:

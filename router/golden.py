@@ -43,7 +43,7 @@ WHERE g.candidate = $candidate AND g.kind = 'golden' AND g.covered
 _SET = f"""
 SELECT e.id, e.request, e.answer AS truth, s.answer AS before, s.verdict
 FROM verdicts s JOIN exchanges e ON e.id = s.exchange
-WHERE s.candidate = $candidate AND s.kind = 'shadow' AND s.covered AND e.answer IS NOT NULL
+WHERE s.candidate = $candidate AND s.kind = 'shadow' AND s.covered AND s.verdict IS NOT NULL AND e.answer IS NOT NULL
 ORDER BY hash('golden' || e.id), e.id LIMIT {SIZE}
 """
 _NEXT = f"""

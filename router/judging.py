@@ -283,9 +283,9 @@ async def judged(judge: Judge, exchange: str, request: Sequence[Message], teache
 
 
 def missing(log: Log, candidate: str) -> tuple[int, int]:
-    """Covered verdicts of a candidate that are missing, counted as 0 each, and all covered ones."""
+    """Covered verdicts of a candidate that are missing, counted as 0 each, and all covered ones that were judged."""
     ((unreadable, everything),) = log.query(
-        "SELECT count(*) FILTER (error = ?), count(*) FROM verdicts WHERE candidate = ? AND covered",
+        "SELECT count(*) FILTER (error = ?), count(verdict) FROM verdicts WHERE candidate = ? AND covered",
         [UNREADABLE, candidate],
     )
     return int(unreadable), int(everything)

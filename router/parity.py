@@ -31,6 +31,12 @@ a bet on a high mean only needs them not to be negative. Nobody knows an unmeasu
   the one that can prove a candidate as good as a teacher that wavers. The mean costs each at most a factor of 2.
 * Refutation: by measured pairs only, since against an imagined y of 1 any candidate looks worse than it is.
 
+Verdicts may be a sample of the exchanges (`router.sampling`): one drawn with share s counts as 1 - (1 - v) / s, one not
+drawn as 1, so that the mean is the same, and the lowest score 1 - 1 / `least`. A bet on a high mean then counts scores
+from there upwards instead of from 0, so that none loses everything. Where that is depends on the least share alone, as
+declared before data: bets that followed an exchange's own share would be larger where it is known to be better than the
+mean, and prove falsely. With a yardstick the share is 1.
+
 Weighting measured pairs by 1 / share (Waudby-Smith et al. 2022, "Anytime-valid off-policy inference") would use all
 exchanges at once, but is only true if that share is known exactly, also where a teacher could not be reached.
 """
@@ -84,27 +90,30 @@ class Parity:
     """Mean yardstick; None where none was measured: then the teacher counts as agreeing with itself always."""
 
 
-def parity(verdicts: Verdicts, margin: float, alpha: float, yardsticks: Verdicts | None = None) -> Parity:
+def parity(
+    verdicts: Verdicts, margin: float, alpha: float, yardsticks: Verdicts | None = None, least: float = 1.0
+) -> Parity:
     """Test whether the mean verdict is above 1 - margin, at error rate alpha over all looks together.
 
     `yardsticks` has one number for each verdict, NaN where it was not measured; where any was, the mean tested is that
     of verdict - yardstick + 1. The bounds are the best so far, not the latest: a proof once reached stands. Only when
     they contradict each other, so that no constant mean fits (the candidate or the traffic changed), both fall back to
-    what all n verdicts say now, which is never bolder. BadInput for verdicts outside [0, 1], or margin or alpha outside
-    (0, 1), or yardsticks of another number.
+    what all n verdicts say now, which is never bolder. `least` is the least share in (0, 1] that verdicts were drawn
+    with. BadInput for verdicts outside [1 - 1 / least, 1], or margin or alpha outside (0, 1), or yardsticks of another
+    number.
     """
-    x, bar = _checked(verdicts, margin, alpha), 1 - margin
+    x, bar = _checked(verdicts, margin, alpha, least=least), 1 - margin
     y = _yardsticks(x, yardsticks)
     known = ~np.isnan(y)
-    lower, upper = _bounds(x, y, bar, alpha, ever=True)
+    lower, upper = _bounds(x, y, bar, alpha, ever=True, least=least)
     if lower > upper:
         # Sorted, as what all say and what the measured pairs say may still differ: then both are inside.
-        lower, upper = sorted(_bounds(x, y, bar, alpha, ever=False))
+        lower, upper = sorted(_bounds(x, y, bar, alpha, ever=False, least=least))
     ceiling = float(y[known].mean()) if known.any() else None
-    mean = float(x.mean()) if x.size else None
+    mean = max(0.0, float(x.mean())) if x.size else None
     if mean is not None and ceiling is not None:
         mean = min(1.0, mean + (1 - ceiling))
-    more = 0 if lower > bar else _more(x, y, bar, alpha)
+    more = 0 if lower > bar else _more(x, y, bar, alpha, least)
     return Parity(
         n=x.size,
         mean=mean,
@@ -141,32 +150,36 @@ def family_alpha(alpha: float, k: int) -> float:
     return alpha / (k * (k + 1))
 
 
-def lower_path(verdicts: Verdicts, alpha: float, yardsticks: Verdicts | None = None) -> NDArray[np.float64]:
+def lower_path(
+    verdicts: Verdicts, alpha: float, yardsticks: Verdicts | None = None, least: float = 1.0
+) -> NDArray[np.float64]:
     """The lower bound after each verdict, shape (n,): the best so far, so it never falls."""
-    x = _checked(verdicts, alpha)
+    x = _checked(verdicts, alpha, least=least)
     y = _yardsticks(x, yardsticks)
-    return _path(lambda mean, until: relative_log_wealth(x[:until], y[:until], mean), x.size, alpha, 0.0)
+    return _path(lambda mean, until: relative_log_wealth(x[:until], y[:until], mean, least), x.size, alpha, 0.0)
 
 
-def upper_path(verdicts: Verdicts, alpha: float, yardsticks: Verdicts | None = None) -> NDArray[np.float64]:
+def upper_path(
+    verdicts: Verdicts, alpha: float, yardsticks: Verdicts | None = None, least: float = 1.0
+) -> NDArray[np.float64]:
     """The upper bound after each verdict, shape (n,): the best so far, so it never rises."""
-    x = _checked(verdicts, alpha)
+    x = _checked(verdicts, alpha, least=least)
     y = _yardsticks(x, yardsticks)
     known = ~np.isnan(y)
     if not known.any():
-        return 1 - lower_path(1 - x, alpha)
+        return 1 - _path(lambda mean, until: log_wealth(1 - x[:until], mean), x.size, alpha, 0.0)
     low_scores = 1 - x + y  # As for the bound itself: only measured pairs count, and a score of the mean wins nothing.
     return 2 - _path(lambda m, i: log_wealth(np.where(known, low_scores, m)[:i], m), x.size, alpha, 1.0)
 
 
-def _path(wealth: Wealth, n: int, alpha: float, least: float) -> NDArray[np.float64]:
-    """The highest mean in [least, least + 1] rejected by then, after each of n verdicts; `least` where none is.
+def _path(wealth: Wealth, n: int, alpha: float, lowest: float) -> NDArray[np.float64]:
+    """The highest mean in [lowest, lowest + 1] rejected by then, after each of n verdicts; `lowest` where none is.
 
     Finds for each mean when it was first rejected (later for higher means), halving only where the time differs.
     `wealth(mean, until)` is the log-wealth after each of the first `until` verdicts.
     """
-    path = np.full(n, least)
-    spans = [(least, least + 1, 0, n)]  # means, and the positions at which the first and the second were rejected
+    path = np.full(n, lowest)
+    spans = [(lowest, lowest + 1, 0, n)]  # means, and the positions at which the first and the second were rejected
     while spans:
         low, high, since, until = spans.pop()
         if since == until or high - low <= PATH_STEP:
@@ -185,14 +198,20 @@ def lower_bound(verdicts: Verdicts, alpha: float) -> float:
     return _bounds(x, _yardsticks(x, None), 0.5, alpha, ever=False)[0]
 
 
-def log_wealth(verdicts: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
+def log_wealth(verdicts: NDArray[np.float64], mean: float, least: float = 1.0) -> NDArray[np.float64]:
     """Log of a bettor's wealth against "the mean is at most `mean`", after each verdict; shape (..., n) as given."""
-    gain = verdicts / mean - 1
+    gain = _gain(verdicts, mean, least)
     return reduce(np.logaddexp, (np.log1p(bet * gain).cumsum(axis=-1) + log(part) for bet, part in BETS.items()))
 
 
+def _gain(scores: NDArray[np.float64], mean: float, least: float) -> NDArray[np.float64]:
+    """What a stake of 1 wins on each score, at least -1: from the lowest score there can be, 1 - 1 / least, upwards."""
+    lowest = 1 - 1 / least
+    return (scores - lowest) / (mean - lowest) - 1
+
+
 def relative_log_wealth(
-    verdicts: NDArray[np.float64], yardsticks: NDArray[np.float64], mean: float
+    verdicts: NDArray[np.float64], yardsticks: NDArray[np.float64], mean: float, least: float = 1.0
 ) -> NDArray[np.float64]:
     """Log-wealth against "verdict - yardstick + 1 is at most `mean` on average": the mean of the two bettors' wealths.
 
@@ -200,18 +219,21 @@ def relative_log_wealth(
     """
     measured = ~np.isnan(yardsticks)
     if not measured.any():
-        return log_wealth(verdicts, mean)
+        return log_wealth(verdicts, mean, least)
     scores = verdicts + np.where(measured, 1 - yardsticks, 0)
     pairs = np.where(measured, scores, mean)  # A score of `mean` wins and loses nothing.
-    return np.logaddexp(log_wealth(scores, mean), log_wealth(pairs, mean)) - log(2)
+    return np.logaddexp(log_wealth(scores, mean, least), log_wealth(pairs, mean)) - log(2)
 
 
-def _checked(verdicts: Verdicts, *shares: float) -> NDArray[np.float64]:
+def _checked(verdicts: Verdicts, *shares: float, least: float = 1.0) -> NDArray[np.float64]:
     if not all(0 < 1 - share < 1 for share in shares):
         raise BadInput(f"margin and alpha must lie between 0 and 1, not {shares}: use for example 0.05")
+    if not 0 < least <= 1:
+        raise BadInput(f"the least share must lie above 0 and be at most 1, not {least}: use for example 0.7")
     x = np.asarray(verdicts, dtype=np.float64)
-    if x.ndim != 1 or not ((x >= 0) & (x <= 1)).all():
-        raise BadInput("verdicts must be one row of numbers in [0, 1]: check what the evaluator returned")
+    if x.ndim != 1 or not ((x >= 1 - 1 / least) & (x <= 1)).all():
+        span = f"[{1 - 1 / least:g}, 1]"
+        raise BadInput(f"verdicts must be one row of numbers in {span}: check what the evaluator returned")
     return x
 
 
@@ -219,18 +241,20 @@ def _yardsticks(x: NDArray[np.float64], yardsticks: Verdicts | None) -> NDArray[
     y = np.full(x.shape, np.nan) if yardsticks is None else np.asarray(yardsticks, dtype=np.float64)
     if y.shape != x.shape or not (np.isnan(y) | ((y >= 0) & (y <= 1))).all():
         raise BadInput("yardsticks must be one number in [0, 1], or NaN, for each verdict")
+    if (x[~np.isnan(y)] < 0).any():
+        raise BadInput("a verdict with a yardstick must not be weighted: it has to be drawn for certain")
     return y
 
 
 def _bounds(
-    x: NDArray[np.float64], y: NDArray[np.float64], bar: float, alpha: float, ever: bool
+    x: NDArray[np.float64], y: NDArray[np.float64], bar: float, alpha: float, ever: bool, least: float = 1.0
 ) -> tuple[float, float]:
     goal, known = -log(alpha), ~np.isnan(y)
 
     def rejects(wealth: NDArray[np.float64]) -> bool:
         return wealth.size > 0 and bool((wealth.max() if ever else wealth[-1]) >= goal)
 
-    lower = _highest(lambda mean: rejects(relative_log_wealth(x, y, mean)), bar, 0.0, 1.0)
+    lower = _highest(lambda mean: rejects(relative_log_wealth(x, y, mean, least)), bar, 0.0, 1.0)
     if not known.any():
         return lower, 1 - _highest(lambda mean: rejects(log_wealth(1 - x, mean)), 1 - bar, 0.0, 1.0)
     low_scores = 1 - x[known] + y[known]  # 2 - score: it averages to 2 - mean
@@ -249,18 +273,18 @@ def _highest(rejected: Callable[[float], bool], bar: float, low: float, high: fl
     return low
 
 
-def _more(x: NDArray[np.float64], y: NDArray[np.float64], bar: float, alpha: float) -> int | None:
+def _more(x: NDArray[np.float64], y: NDArray[np.float64], bar: float, alpha: float, least: float) -> int | None:
     """Exchanges until either bettor alone proves parity, at the present share of measured pairs."""
     known = ~np.isnan(y)
     if not known.any():
-        return _planned(x, bar, alpha)
+        return _planned(x, bar, alpha, least)
     scores = x + np.where(known, 1 - y, 0)
     pairs = _planned(scores[known], bar, alpha / 2)
-    plans = [_planned(scores, bar, alpha / 2), None if pairs is None else ceil(pairs * x.size / known.sum())]
+    plans = [_planned(scores, bar, alpha / 2, least), None if pairs is None else ceil(pairs * x.size / known.sum())]
     return min((plan for plan in plans if plan is not None), default=None)
 
 
-def _planned(x: NDArray[np.float64], bar: float, alpha: float) -> int | None:
+def _planned(x: NDArray[np.float64], bar: float, alpha: float, least: float = 1.0) -> int | None:
     """Exchanges until the first bet alone proves parity, if each bet's log-wealth grows on as it did.
 
     A plan, not a promise: it suffices in about four of five runs from nothing at mean 0.98, in 50 to 86 % of those
@@ -273,8 +297,9 @@ def _planned(x: NDArray[np.float64], bar: float, alpha: float) -> int | None:
         return None
     bets, parts = np.array(list(BETS)), np.array(list(BETS.values()))
     plausible = max(PRIOR_MEAN, (1 + bar) / 2)
-    wealth = np.log1p(bets[:, None] * (x / bar - 1)).sum(axis=1)
-    imagined = plausible * np.log1p(bets * (1 / bar - 1)) + (1 - plausible) * np.log1p(-bets)
+    wealth = np.log1p(bets[:, None] * _gain(x, bar, least)).sum(axis=1)
+    wrong, right = _gain(np.array([0.0, 1.0]), bar, least)
+    imagined = plausible * np.log1p(bets * right) + (1 - plausible) * np.log1p(bets * wrong)
     growth = (wealth + PRIOR_COUNT * imagined) / (x.size + PRIOR_COUNT)
     grows = growth > 0
     needed = (-np.log(parts * alpha) - wealth)[grows] / growth[grows]

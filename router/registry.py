@@ -53,6 +53,11 @@ class Candidate:
         """Of whom it is a newer version: of the task's other students, or of the same rival as declared before."""
         return self.kind, self.card.get("rival")
 
+    @property
+    def judged_share(self) -> float:
+        """The least share with which its comparisons are judged, in (0, 1]; 1: all of them."""
+        return float(self.card.get("judged_share", 1.0))
+
 
 # Before transitions had a share, a canary's was one setting, by default a tenth.
 _SHARE = f"coalesce(share, CASE stage_to WHEN '{LIVE}' THEN 1.0 WHEN '{CANARY}' THEN 0.1 ELSE 0.0 END)"

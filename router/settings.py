@@ -42,6 +42,7 @@ class RouterSettings:
     """`[router]`: declared before any data is seen; shares in [0, 1], times in seconds unless the name says hours.
 
     `canary_shares` are the steps between shadow and live, `canary_exchanges` how many tries each of them takes.
+    `judged_share` is the least share of a student's answers in shadow that a judge is paid for; 1: all of them.
     """
 
     margin: float = 0.05
@@ -55,6 +56,7 @@ class RouterSettings:
     holdback_share: float = 0.02
     audit_share: float = 0.05
     ceiling_share: float = 0.1
+    judged_share: float = 0.7
     shadow_concurrency: int = 8
     candidate_timeout: float = 10.0
     hold_seconds: float = 2.0

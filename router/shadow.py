@@ -27,6 +27,7 @@ from router.judge import Judge
 from router.policy import HELD_BACK, Route
 from router.registry import SHADOW, Candidate
 from router.said import Said, from_log
+from router.sampling import ALL, chosen, share_of
 from router.scoring import Score, scoring
 from router.verdicts import Costs, Verdict, record
 
@@ -100,6 +101,10 @@ async def shadow(
             return None
         if not worth_scoring(candidate, asked):
             return asked
+        if kind == "shadow" and exchange not in again and (share := share_of(candidate, asked.confidence)) < ALL:
+            asked = replace(asked, share=share)
+            if not chosen(exchange, share):
+                return replace(asked, verdict=None)
         verdict = await scored(score, asked, body, teacher, costs)
         if verdict is None or not (ceiling and verdict.covered and exchange in again):
             return verdict
@@ -214,8 +219,7 @@ def worth_scoring(candidate: Candidate, asked: Verdict) -> bool:
     """Whether a score would say anything that is worth its price.
 
     Below the threshold the teacher answers, so that no test counts the verdict: a judge is not paid for it. Among those
-    that do count all are judged: drawing those that tell most, with weights, would save a fifth of the judge's money at
-    best, and take half as many exchanges again (`make bench-evidence`).
+    that do count, `router.sampling` draws those that tell most.
     """
     return asked.covered or candidate.evaluator != JUDGE
 

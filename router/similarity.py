@@ -19,8 +19,8 @@ NEWEST = 200  # comparisons looked at: to read about, not to prove by
 _PIECE = 3
 _COMPARED = """
 SELECT v.verdict, e.answer, v.answer FROM verdicts v JOIN exchanges e ON e.id = v.exchange
-WHERE v.candidate = ? AND v.kind = 'shadow' AND v.covered AND v.error IS NULL AND e.tool_calls IS NULL
-  AND trim(e.answer) <> trim(v.answer)
+WHERE v.candidate = ? AND v.kind = 'shadow' AND v.covered AND v.verdict IS NOT NULL AND v.error IS NULL
+  AND e.tool_calls IS NULL AND trim(e.answer) <> trim(v.answer)
 ORDER BY v.id DESC LIMIT ?
 """
 

@@ -26,7 +26,7 @@ from router.evidence import lenient
 from router.parity import parity
 from router.prompt import INSTRUCTION_ROLES
 from router.registry import Candidate
-from router.verdicts import SCORE
+from router.verdicts import COUNTED
 
 FACETS = ("language", "length", "tenant", "tools", "template")
 LENGTHS = ((1 << 10, "below 1 kB"), (4 << 10, "1 to 4 kB"), (16 << 10, "4 to 16 kB"))
@@ -71,8 +71,13 @@ class Slices:
     gone: int
 
 
-def slices(log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha: float, floor: float) -> Slices:
-    """Slices of verdicts, as (exchange, verdict) in the order they were reached in; `floor` in [0, 1 - margin)."""
+def slices(
+    log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha: float, floor: float, least: float = 1.0
+) -> Slices:
+    """Slices of verdicts, as (exchange, what it counts as) in the order they were reached in.
+
+    `floor` is in [0, 1 - margin), `least` the least share that verdicts were drawn with, as for `router.parity`.
+    """
     known = _facets_of(log, [exchange for exchange, _ in judged])
     groups: dict[tuple[str, str], list[float]] = {}
     for facet in FACETS:
@@ -82,7 +87,9 @@ def slices(log: Log, judged: Sequence[tuple[str, float]], margin: float, alpha: 
             if exchange in known:
                 value = known[exchange][facet]
                 groups.setdefault((facet, value if value in kept else REST), []).append(verdict)
-    table = [_slice(key, verdicts, margin + floor, alpha / len(groups)) for key, verdicts in sorted(groups.items())]
+    table = [
+        _slice(key, verdicts, margin + floor, alpha / len(groups), least) for key, verdicts in sorted(groups.items())
+    ]
     return Slices(tuple(table), sum(exchange not in known for exchange, _ in judged))
 
 
@@ -94,11 +101,11 @@ def behind(found: Iterable[Slice]) -> list[Slice]:
 def lagging(log: Log, candidate: Candidate, floor: float) -> str | None:
     """Why this candidate must not be promoted, in words, or None."""
     judged = log.query(
-        f"SELECT exchange, {SCORE} FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered ORDER BY id",
+        f"SELECT exchange, {COUNTED} FROM verdicts WHERE candidate = ? AND kind = 'shadow' AND covered ORDER BY id",
         [candidate.id],
     )
     margin = lenient(log, candidate)
-    late = behind(slices(log, judged, margin, candidate.alpha, floor).table) if judged else []
+    late = behind(slices(log, judged, margin, candidate.alpha, floor, candidate.judged_share).table) if judged else []
     if not late:
         return None
     worst = "; ".join(f"{one.facet} {one.value}: at most {one.upper:.3f} on {one.n}" for one in late[:3])
@@ -156,9 +163,9 @@ def _facets_of(log: Log, exchanges: Sequence[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _slice(key: tuple[str, str], verdicts: Sequence[float], margin: float, alpha: float) -> Slice:
-    found = parity(verdicts, margin, alpha)
-    return Slice(*key, found.n, sum(verdicts) / found.n, found.upper, found.refuted)
+def _slice(key: tuple[str, str], verdicts: Sequence[float], margin: float, alpha: float, least: float) -> Slice:
+    found = parity(verdicts, margin, alpha, least=least)
+    return Slice(*key, found.n, max(0.0, sum(verdicts) / found.n), found.upper, found.refuted)
 
 
 def _tools(body: Mapping[str, Any]) -> str:

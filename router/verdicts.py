@@ -15,12 +15,17 @@ from router.judging import Bill, charge_judge
 from router.registry import Candidate
 
 SCORE = "CASE WHEN gold IS NULL THEN verdict ELSE least(1.0, 1.0 + candidate_right - teacher_right) END"
-"""What a verdict counts as, in SQL: on the right answer where one is known (`router.gold`), else as it was reached."""
+"""What a verdict says, in SQL: on the right answer where one is known (`router.gold`), else as it was reached.
+
+NULL where the comparison was not judged.
+"""
+COUNTED = f"CASE WHEN share IS NULL THEN {SCORE} ELSE coalesce(1.0 - (1.0 - verdict) / share, 1.0) END"
+"""What it counts as in a mean, in SQL: in [1 - 1 / share, 1], by `router.sampling`."""
 YARDSTICK = "CASE WHEN gold IS NULL OR yardstick IS NULL THEN yardstick ELSE 1.0 END"
 """Its yardstick: a score on the right answer is paired already. A measured one stays one, as it was drawn by chance."""
 _COLUMNS = (
     "id", "ts", "task", "candidate", "exchange", "kind", "verdict", "confidence", "covered", "answer", "latency_ms",
-    "error", "yardstick", "yardstick_answer",
+    "error", "yardstick", "yardstick_answer", "share",
 )  # fmt: skip
 # The price function is the one that ingest registers with the log's connection.
 _CHARGE = """
@@ -36,7 +41,8 @@ class Verdict:
 
     exchange: str
     kind: str
-    verdict: float
+    verdict: float | None
+    """In [0, 1]; None where the comparison was not judged."""
     confidence: float | None
     covered: bool
     answer: str | None
@@ -45,6 +51,8 @@ class Verdict:
     yardstick: float | None = None
     """How the teacher agrees with itself on the same exchange, in [0, 1]."""
     yardstick_answer: str | None = None
+    share: float | None = None
+    """The chance it had to be judged, in (0, 1]; None: it was certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +91,5 @@ def record(log: Log, candidate: Candidate, verdicts: Sequence[Verdict], costs: C
 def _row(candidate: Candidate, v: Verdict) -> tuple[object, ...]:
     return (
         ulid(), candidate.task, candidate.id, v.exchange, v.kind, v.verdict, v.confidence, v.covered, v.answer,
-        v.latency_ms, v.error, v.yardstick, v.yardstick_answer,
+        v.latency_ms, v.error, v.yardstick, v.yardstick_answer, v.share,
     )  # fmt: skip

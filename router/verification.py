@@ -22,7 +22,7 @@ _SIGNATURE = {
     UNSIGNED: "none: nobody vouches for this document",
 }
 _COMPUTED = (
-    "verdicts", "shadowed", "failed", "coverage", "coverage_interval", "parity", "path", "ceiling",
+    "verdicts", "shadowed", "judged", "failed", "coverage", "coverage_interval", "parity", "path", "ceiling",
     "disagreements",
 )  # fmt: skip
 CLOSE = 1e-9  # Another version of a numeric library may round otherwise.
@@ -71,8 +71,10 @@ def _recomputed(log: Log, document: Mapping[str, Any], floor: float) -> Iterator
         return
     yield Line("source", True, source)
     p, sliced = document["parity"], document["slices"]
-    again = findings(log, compared, p["margin"], p["alpha"], sliced["floor"])
+    again = findings(log, compared, p["margin"], p["alpha"], sliced["floor"], candidate.judged_share)
     for name in _COMPUTED:
+        if name not in document:  # Of an older program, which had no such figure.
+            continue
         same = _alike(again[name], document[name])
         yield Line(name.replace("_", " "), same, "as computed again" if same else "differs from what the log gives")
     yield _same_slices(again["slices"], sliced)
@@ -90,10 +92,15 @@ def _registered(document: Mapping[str, Any], candidate: Candidate) -> Line:
     said = {
         "kind": document["kind"], "evaluator": document["evaluator"], "threshold": document["threshold"],
         "margin": document["parity"]["margin"], "alpha": document["parity"]["alpha"], "ordinal": document["ordinal"],
-        "snapshot": document["training_snapshot"],
+        "snapshot": document["training_snapshot"], "judged_share": _judged_share(document),
     }  # fmt: skip
     other = [name for name, value in said.items() if getattr(candidate, name) != value]
     return Line("candidate", not other, f"registered with another {', '.join(other)}" if other else "as registered")
+
+
+def _judged_share(document: Mapping[str, Any]) -> float:
+    """As declared; certificates of before know of none, as all was judged."""
+    return (document.get("declared") or {}).get("judged_share") or 1.0
 
 
 def _comparisons(log: Log, document: Mapping[str, Any]) -> tuple[list[Comparison], str]:

@@ -45,6 +45,8 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("[router]\ncanary_shares = [0.5, 0.1]", r"router\.canary_shares must be rising shares"),
         ("[router]\ncanary_shares = [0.0, 0.1]", r"router\.canary_shares must be rising shares"),
         ("[router]\ncanary_shares = [0.5, 1.5]", r"router\.canary_shares must be rising shares"),
+        ("[router]\njudged_share = 0.0", r"router\.judged_share must be above 0 and at most 1"),
+        ("[router]\njudged_share = 1.01", r"router\.judged_share must be above 0 and at most 1"),
         ("[router.tasks.a]\nfirst_tokens = -1", r"router\.tasks\.a\.first_tokens must be 0"),
         ("[router.tasks.a]\nfirst_tokens = 65", r"or at most 64, not 65"),
         ("[router]\nhold_seconds = 0.0", r"router\.hold_seconds must be above 0"),

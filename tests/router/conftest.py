@@ -57,7 +57,7 @@ def insert(log: Log, texts: Sequence[str], answer: str | None = "billing", **col
     return [str(row["id"]) for row in rows]
 
 
-def judged(log: Log, candidate: Candidate, verdicts: Sequence[float], first: int = 0, **columns: Any) -> None:
+def judged(log: Log, candidate: Candidate, verdicts: Sequence[float | None], first: int = 0, **columns: Any) -> None:
     """Verdicts as shadow would have recorded them, on exchanges numbered from `first`."""
     rows = [
         {

@@ -32,6 +32,7 @@ _BREATH = 0.2
 _INLINED_AGAIN = "inlined-data aggregates"
 
 _TABLES = ("exchanges", "verdicts", "spend", "candidates")
+_PLACEHOLDERS = ("", "-")
 # The catalog knows the least and the greatest value of each column, for reading less: texts of rows that are gone, too.
 _STALE = f"""
 SELECT DISTINCT t.table_name FROM __ducklake_metadata_lake.ducklake_table_column_stats s
@@ -45,10 +46,9 @@ LEFT JOIN (
   GROUP BY ALL
 ) AS now ON now.table_id = s.table_id AND now.column_id = s.column_id
 WHERE t.table_name IN {_TABLES}
-  AND ((s.min_value IS DISTINCT FROM now.least AND coalesce(s.min_value, '-') NOT IN ('', '-'))
-    OR (s.max_value IS DISTINCT FROM now.greatest AND coalesce(s.max_value, '-') NOT IN ('', '-')))
+  AND ((s.min_value IS DISTINCT FROM now.least AND coalesce(s.min_value, '-') NOT IN {_PLACEHOLDERS})
+    OR (s.max_value IS DISTINCT FROM now.greatest AND coalesce(s.max_value, '-') NOT IN {_PLACEHOLDERS}))
 """
-_PLACEHOLDERS = ("", "-")
 
 # A process of its own: DuckDB brings its own SQLite, and of two in one process each undoes the other's file locks.
 _VACUUM = """

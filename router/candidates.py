@@ -6,10 +6,11 @@ own messages and says nothing of that kind, so that all its well-formed answers 
 sure. Only OpenAI-compatible ones are spoken to.
 """
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,9 @@ def teacher_only(body: Mapping[str, Any]) -> str | None:
             return f"asks for {key}"
     if body.get("n") not in (None, 1):
         return "asks for several choices"
+    limit = _limit(body)
+    if limit is not None and not (isinstance(limit, int) and limit > 0):
+        return "sets a limit of tokens that is none"
     return None
 
 
@@ -129,9 +133,16 @@ async def _post(
 ) -> tuple[int, bytes]:
     """Status and body; a redirect is not followed, or a key would go where nobody sent it."""
     timeout = aiohttp.ClientTimeout(total=route.timeout)
-    try:
+    with reaching(gone):
         async with session.post(url, json=payload, headers=headers, timeout=timeout, allow_redirects=False) as response:
             return response.status, await response.read()
+
+
+@contextlib.contextmanager
+def reaching(gone: str) -> Iterator[None]:
+    """CandidateFailed for what a connection may raise: that time is over, or who is asked `gone`."""
+    try:
+        yield
     except TimeoutError:
         raise CandidateFailed(TIMED_OUT) from None
     except (aiohttp.ClientError, OSError) as error:
@@ -158,8 +169,13 @@ def check(route: Route, reply: Reply) -> None:
             raise CandidateFailed(f"{CUT_OFF} {reply.finish}")
         if not well_formed(route.evaluator, Said(reply.text), frozenset(route.labels)):
             raise CandidateFailed(MALFORMED, reply.confidence)
-    if route.threshold is not None and reply.confidence < route.threshold:
-        raise CandidateFailed(UNSURE, reply.confidence)
+    refuse_unsure(route, reply.confidence)
+
+
+def refuse_unsure(route: Route, sure: float) -> None:
+    """CandidateFailed where the confidence is less than what was certified."""
+    if route.threshold is not None and sure < route.threshold:
+        raise CandidateFailed(UNSURE, sure)
 
 
 async def answer(session: aiohttp.ClientSession, route: Route, body: Mapping[str, Any]) -> Answer:
@@ -178,8 +194,12 @@ async def answer(session: aiohttp.ClientSession, route: Route, body: Mapping[str
 
 def client_limit(body: Mapping[str, Any]) -> int | None:
     """Tokens the client allows an answer; None: as many as there are."""
-    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    limit = _limit(body)
     return limit if isinstance(limit, int) else None
+
+
+def _limit(body: Mapping[str, Any]) -> Any:
+    return body.get("max_completion_tokens") or body.get("max_tokens")
 
 
 def new_head(route: Route, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,11 +18,9 @@ from router.candidates import (
     ENDED,
     EVENTS,
     SHAPE_ERRORS,
-    TIMED_OUT,
     TOO_LONG,
     UNREACHABLE,
     UNREADABLE,
-    UNSURE,
     chunk,
     client_limit,
     closing,
@@ -30,7 +28,9 @@ from router.candidates import (
     how_sure,
     new_head,
     opening,
+    reaching,
     refuse_status,
+    refuse_unsure,
     student_request,
     wants_usage,
 )  # fmt: skip
@@ -97,8 +97,7 @@ class Early:
             raise CandidateFailed(UNREADABLE) from None
         if finish == "length" and len(logprobs) < min(route.first_tokens, route.max_tokens or 0):
             raise CandidateFailed(TOO_LONG, sure)  # Fewer tokens than decide are surer, and were never compared.
-        if route.threshold is not None and sure < route.threshold:
-            raise CandidateFailed(UNSURE, sure)
+        refuse_unsure(route, sure)
         return sure
 
     async def pieces(self) -> AsyncIterator[bytes]:
@@ -130,13 +129,10 @@ class Early:
     async def _next(self) -> _Step:
         """The next event; CandidateFailed where the engine breaks off before it has told the usage."""
         try:
-            async for line in self._response.content:
-                if line.startswith(b"data:"):
-                    return _step(line[5:])
-        except TimeoutError:
-            raise CandidateFailed(TIMED_OUT) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise CandidateFailed(f"{UNREACHABLE}: {type(error).__name__}") from None
+            with reaching(UNREACHABLE):
+                async for line in self._response.content:
+                    if line.startswith(b"data:"):
+                        return _step(line[5:])
         except SHAPE_ERRORS:
             raise CandidateFailed(UNREADABLE) from None
         raise CandidateFailed(f"{UNREACHABLE}: it broke off")
@@ -147,12 +143,8 @@ async def _opened(
 ) -> aiohttp.ClientResponse:
     """The engine's answer, of which nothing is read; it may pause for the candidate's timeout between two events."""
     timeout = aiohttp.ClientTimeout(sock_read=route.timeout)
-    try:
+    with reaching(UNREACHABLE):
         response = await session.post(url, json=payload, timeout=timeout, allow_redirects=False)
-    except (aiohttp.ClientError, OSError) as error:
-        if isinstance(error, TimeoutError):
-            raise CandidateFailed(TIMED_OUT) from None
-        raise CandidateFailed(f"{UNREACHABLE}: {type(error).__name__}") from None
     try:
         refuse_status(response.status)
     except CandidateFailed:

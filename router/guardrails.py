@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from scipy.stats import binom, hypergeom
 
 from proxy.log import Log
-from router.candidates import MALFORMED, UNREACHABLE, UNSURE
+from router.candidates import MALFORMED, TOO_LONG, UNREACHABLE, UNSURE
 from router.registry import Candidate
 from router.settings import RouterSettings
 
@@ -123,6 +123,7 @@ def troubled(log: Log, candidate: Candidate, done: Tried, settings: RouterSettin
 def tried(log: Log, candidate: Candidate, latest: int) -> Tried:
     """A failure shows in the log as a teacher's answer with a fallback; only this task's, since its step began.
 
+    None where the student was unsure, or the client allowed it fewer tokens than it needs: no client can retire it so.
     Or as an answer that flowed and broke off, unless it was the client that left.
 
     An engine that is gone is no failure of the candidate: its route goes with it, and comes back with it.
@@ -133,7 +134,7 @@ def tried(log: Log, candidate: Candidate, latest: int) -> Tried:
           SELECT served_by = $id AND NOT (partial AND starts_with(coalesce(error, ''), 'candidate')) AS whole, fallback
           FROM exchanges WHERE task = $task AND ts >= $since AND (
             (served_by = $id AND NOT (partial AND starts_with(coalesce(error, ''), $gone)))
-            OR (served_by = 'teacher' AND fallback <> $unsure AND NOT starts_with(fallback, $gone))
+            OR (served_by = 'teacher' AND fallback NOT IN ($unsure, $too_long) AND NOT starts_with(fallback, $gone))
           ) ORDER BY id DESC LIMIT $latest
         )
         SELECT count(*) FILTER (whole), count(*) FILTER (NOT whole),
@@ -141,7 +142,7 @@ def tried(log: Log, candidate: Candidate, latest: int) -> Tried:
         """,
         {
             "id": candidate.id, "task": candidate.task, "since": candidate.since, "unsure": UNSURE,
-            "gone": UNREACHABLE, "malformed": MALFORMED, "latest": max(GUARDED, latest),
+            "too_long": TOO_LONG, "gone": UNREACHABLE, "malformed": MALFORMED, "latest": max(GUARDED, latest),
         },
     )  # fmt: skip
     return Tried(answered, failures, malformed)

@@ -126,19 +126,10 @@ def register(
         connection.execute(
             "INSERT INTO candidates VALUES (?, now(), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                candidate,
-                task,
-                kind,
-                before + 1,
-                evaluator,
-                threshold,
-                margin,
-                share,
-                snapshot,
-                bundle,
+                candidate, task, kind, before + 1, evaluator, threshold, margin, share, snapshot, bundle,
                 json.dumps(card),
             ],
-        )
+        )  # fmt: skip
         _append(connection, task, candidate, SHADOW, 0.0, "registered", None)
         return True
 

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -87,35 +87,64 @@ async def shadow(
     rows = log.query(f"SELECT id, request, answer {few}", _places(candidate))
     again = drawn(log, [row[0] for row in rows], ceiling.share) if ceiling else set()
     known = measured(log, list(again), candidate)
-    gate, costs = asyncio.Semaphore(concurrency), Costs()
     patient = replace(route, timeout=max(route.timeout, 120.0))  # Nobody waits for a shadow; a queue is no failure.
+    gate, costs = asyncio.Semaphore(concurrency), Costs()
+    shadowing = _Shadowing(session, candidate, patient, kind, score, costs, gate, ceiling, again, known)
+    outcomes = await asyncio.gather(*(shadowing.verdict(*row) for row in rows), return_exceptions=True)
+    return kept(log, candidate, outcomes, costs, judge)
 
-    async def one(exchange: str, request: str, answer: str) -> Verdict | None:
+
+@dataclass(frozen=True, slots=True)
+class _Shadowing:
+    """Comparisons of one candidate that run side by side, as far as the `gate` lets them."""
+
+    session: aiohttp.ClientSession
+    candidate: Candidate
+    route: Route
+    kind: str
+    score: Score
+    costs: Costs
+    gate: asyncio.Semaphore
+    ceiling: Ceiling | None
+    again: Collection[str]
+    """Exchanges that are drawn for a yardstick; `known` are those that were measured before."""
+    known: Mapping[str, Yardstick]
+
+    async def verdict(self, exchange: str, request: str, answer: str) -> Verdict | None:
+        """Of one exchange; None where it has to be compared later."""
         body, teacher = json.loads(request), Said(answer)
         if reason := teacher_only(body):
-            return Verdict(exchange, kind, 0.0, None, False, None, 0.0, reason)
-        async with gate:
-            empty = Verdict(exchange, kind, 0.0, None, False, None, 0.0, None)
-            asked = await answered(session, patient, empty, body, costs)
+            return Verdict(exchange, self.kind, 0.0, None, False, None, 0.0, reason)
+        async with self.gate:
+            empty = Verdict(exchange, self.kind, 0.0, None, False, None, 0.0, None)
+            asked = await answered(self.session, self.route, empty, body, self.costs)
         if unavailable(asked):
             return None
-        if not worth_scoring(candidate, asked):
+        if not worth_scoring(self.candidate, asked):
             return asked
-        if kind == "shadow" and exchange not in again and (share := share_of(candidate, asked.confidence)) < ALL:
+        share = self._share(asked)
+        if share < ALL:
             asked = replace(asked, share=share)
             if not chosen(exchange, share):
                 return replace(asked, verdict=None)
-        verdict = await scored(score, asked, body, teacher, costs)
-        if verdict is None or not (ceiling and verdict.covered and exchange in again):
+        verdict = await scored(self.score, asked, body, teacher, self.costs)
+        if verdict is None or not (self.ceiling and verdict.covered and exchange in self.again):
             return verdict
-        measure = known.get(exchange)
-        if measure is None and body.get("model") not in ceiling.ended:
-            async with gate:
-                measure = await _again(ceiling.teacher, score, exchange, request, teacher, costs)
+        measure = await self._yardstick(self.ceiling, exchange, request, teacher)
         return replace(verdict, yardstick=measure.agreement, yardstick_answer=measure.answer) if measure else verdict
 
-    outcomes = await asyncio.gather(*(one(*row) for row in rows), return_exceptions=True)
-    return kept(log, candidate, outcomes, costs, judge)
+    def _share(self, asked: Verdict) -> float:
+        """With which it is judged: what has a yardstick for certain, and all that is watched after promotion."""
+        certain = self.kind != "shadow" or asked.exchange in self.again
+        return ALL if certain else share_of(self.candidate, asked.confidence)
+
+    async def _yardstick(self, ceiling: Ceiling, exchange: str, request: str, teacher: Said) -> Yardstick | None:
+        if exchange in self.known:
+            return self.known[exchange]
+        if json.loads(request).get("model") in ceiling.ended:
+            return None
+        async with self.gate:
+            return await _again(ceiling.teacher, self.score, exchange, request, teacher, self.costs)
 
 
 def kept(log: Log, candidate: Candidate, outcomes: Sequence[object], costs: Costs, judge: Judge | None) -> int:

@@ -219,8 +219,11 @@ async def test_what_a_text_student_cannot_read_never_reaches_it(messages: Any) -
         ({"n": "two"}, "asks for several choices"),
         ({"logprobs": True}, "asks for logprobs"),
         ({"stop": ["\n"]}, "asks for stop"),
+        ({"max_tokens": 0}, "sets a limit of tokens that is none"),
+        ({"max_completion_tokens": -1, "max_tokens": 9}, "sets a limit of tokens that is none"),
+        ({"max_tokens": "many"}, "sets a limit of tokens that is none"),
         ({"tools": [], "n": 1, "logprobs": False, "stop": None}, None),
-        ({"temperature": 0.2, "seed": 7, "user": "u"}, None),
+        ({"temperature": 0.2, "seed": 7, "user": "u", "max_tokens": 1}, None),
     ],
 )
 def test_what_only_the_teacher_can_do(fields: dict[str, Any], reason: str | None) -> None:

@@ -109,11 +109,12 @@ def test_lengths_that_drift_are_told(log: Log, answer: str, word: str) -> None:
     )
 
 
-def test_broken_formats_are_counted_among_failures(log: Log) -> None:
+def test_broken_formats_are_counted_among_failures_and_what_a_client_forbids_is_none(log: Log) -> None:
     candidate = live(log)
     insert(log, ["a"] * 3, fallback="answer breaks the format")
     insert(log, ["a"] * 2, fallback="candidate timed out")
     insert(log, ["a"] * 2, fallback="unsure")
+    insert(log, ["a"] * 2, fallback="answer is longer than the client allows")
     insert(log, ["a"] * 4, served_by=candidate.id)
     assert tried(log, candidate, 50) == Tried(4, 5, 3)
 

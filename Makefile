@@ -56,7 +56,7 @@ bench-judge: install
 bench-admin: install
 	$(BIN)/python -m tests.bench.admin $(BENCH)
 
-# The tests' error rates and sample sizes, simulated; takes about 3 minutes of one core. BENCH='--candidates 1000': less.
+# The tests' error rates and sample sizes, simulated; takes about 5 minutes of one core. BENCH='--candidates 1000': less.
 bench-evidence: install
 	$(BIN)/python -m tests.bench.evidence $(BENCH)
 	$(BIN)/python -m tests.bench.sampling

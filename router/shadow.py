@@ -91,7 +91,19 @@ async def shadow(
     gate, costs = asyncio.Semaphore(concurrency), Costs()
     shadowing = _Shadowing(session, candidate, patient, kind, score, costs, gate, ceiling, again, known)
     outcomes = await asyncio.gather(*(shadowing.verdict(*row) for row in rows), return_exceptions=True)
-    return kept(log, candidate, outcomes, costs, judge)
+    return kept(log, candidate, _fairly_drawn(outcomes, costs), costs, judge)
+
+
+def _fairly_drawn(outcomes: Sequence[object], costs: Costs) -> list[object]:
+    """Without those who were passed over, where the judge was asked and was not there.
+
+    They count as agreements: they must not come in while those who were drawn beside them wait.
+    """
+    told = {bill.exchange for bill in costs.judge if bill.questions}
+    there = any(isinstance(one, Verdict) and one.exchange in told for one in outcomes)
+    if there or None not in outcomes:
+        return list(outcomes)
+    return [one for one in outcomes if not (isinstance(one, Verdict) and one.verdict is None)]
 
 
 @dataclass(frozen=True, slots=True)

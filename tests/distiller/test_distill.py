@@ -155,5 +155,6 @@ def test_free_text_is_judged_and_the_student_waits_for_the_judge_in_shadow(tmp_p
         done = distill(log, given, TASK, lambda *_: None)
     (candidate,) = candidates(log)
     assert (done.evaluator, candidate.evaluator, candidate.card["labels"]) == ("judge", "judge", [])
+    assert candidate.judged_share == given.router.judged_share < 1
     assert log.query("SELECT count(*) FROM judges") == [(1,)]
     assert log.query("SELECT count(*) > 1, count(usd) FROM spend WHERE kind = 'judge'") == [(True, 0)]

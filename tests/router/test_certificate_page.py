@@ -78,6 +78,16 @@ def test_it_says_what_the_document_says(document: dict[str, Any]) -> None:
     assert json.dumps(document, indent=1) in words
 
 
+def test_it_says_what_was_drawn_and_what_decided(document: dict[str, Any]) -> None:
+    words = Reader(page(document)).words
+    assert "the whole answer" in words
+    assert "drawn to be judged" not in words
+    declared = document["declared"] | {"first_tokens": 3}
+    words = Reader(page(document | {"judged": 200, "declared": declared})).words
+    assert f"200 of {document['parity']['n']}, weighted by their share" in words
+    assert "the first 3 tokens of the answer" in words
+
+
 def test_the_path_is_drawn_inside_its_frame(document: dict[str, Any]) -> None:
     drawn = re.findall(r'<path d="([^"]+)"', page(document))
     assert len(drawn) == 3

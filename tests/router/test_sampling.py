@@ -69,12 +69,14 @@ def test_the_draw_is_by_the_id_as_often_as_the_share_says_and_grows_with_it() ->
     assert some == {one for one in ids if chosen(one, 0.3)}
 
 
-async def shadowed(log: Log, engine: Engine, candidate: Candidate, ceiling: Ceiling | None = None) -> int:
-    """All that waits, by a judge that finds every answer that is not the teacher's worse."""
+async def shadowed(
+    log: Log, engine: Engine, candidate: Candidate, ceiling: Ceiling | None = None, way: str = "perfect"
+) -> int:
+    """All that waits; a perfect judge finds every answer that is not the teacher's worse."""
     with serving(engine.app) as url:
         async with aiohttp.ClientSession() as session:
             route = route_to(url, evaluator=JUDGE)
-            return await shadow(log, session, candidate, route, 100, 4, ceiling, judge_of("perfect"))
+            return await shadow(log, session, candidate, route, 100, 4, ceiling, judge_of(way))
 
 
 def drawn(exchanges: list[str]) -> set[str]:
@@ -101,6 +103,17 @@ async def test_what_is_not_drawn_is_not_paid_for_and_the_weights_enter_the_estim
     assert missing(log, candidate.id) == (0, len(some))
     assert (alike(log, candidate) or pytest.fail("a judge decides")).judged == len(some)
     assert await shadowed(log, engine, candidate) == 0  # Nobody is drawn a second time.
+
+
+async def test_while_the_judge_is_not_there_nobody_is_passed_over(log: Log, engine: Engine) -> None:
+    exchanges = insert(log, ["why?"] * 20, answer=RIGHT)
+    (same,) = insert(log, ["why? again"], answer=RIGHT)
+    candidate = known(log, evaluator=JUDGE, card=CARD)
+    engine.say = lambda text: (RIGHT if "again" in text else "No idea.", 0.5 if "again" in text else SURE)
+    assert await shadowed(log, engine, candidate, way="gone") == 1
+    assert log.query("SELECT exchange, verdict FROM verdicts") == [(same, 1.0)]  # About which nobody is asked.
+    assert await shadowed(log, engine, candidate) == 20
+    assert log.query("SELECT count(*) FROM verdicts WHERE verdict = 0") == [(len(drawn(exchanges)),)]
 
 
 @pytest.mark.usefixtures("ingest")

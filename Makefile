@@ -59,7 +59,7 @@ bench-admin: install
 # The tests' error rates and sample sizes, simulated; takes about 5 minutes of one core. BENCH='--candidates 1000': less.
 bench-evidence: install
 	$(BIN)/python -m tests.bench.evidence $(BENCH)
-	$(BIN)/python -m tests.bench.sampling
+	$(BIN)/python -m tests.bench.sampling $(BENCH)
 
 # Takes about 20 minutes, nearly all of it vLLM's; BENCH='--upstream replay' takes three: tests/conformance/run.py.
 bench-conformance: install

@@ -1,9 +1,9 @@
 """Owns golden sets: a candidate asked again what it was certified on, once nobody can be asked for a right answer.
 
-The golden set of a candidate is at most SIZE of its covered shadow exchanges, the first by a hash of their ids: fixed,
-and chosen without regard to any verdict, for as long as the log keeps them. The recorded answers are the truth. In
-place of every answer that would have been audited one golden exchange is asked again, the one longest not asked, so
-that golden verdicts come as often as audits did. Must not draw conclusions, nor ask a teacher.
+The golden set of a candidate is at most SIZE of its covered shadow exchanges that have a verdict, the first by a hash
+of their ids: fixed, and chosen without regard to any verdict, for as long as the log keeps them. The recorded answers
+are the truth. In place of every answer that would have been audited one golden exchange is asked again, the one longest
+not asked, so that golden verdicts come as often as audits did. Must not draw conclusions, nor ask a teacher.
 
 What a verdict counts as is `CHANGE`: 1 + now - then, at most 1, where `then` is the verdict of the same exchange in
 shadow. So a candidate that answers as it did scores 1 whatever its golden mean is: SIZE exchanges of a task certified

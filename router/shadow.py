@@ -142,7 +142,7 @@ class _Shadowing:
         verdict = await scored(self.score, asked, body, teacher, self.costs)
         if verdict is None or not (self.ceiling and verdict.covered and exchange in self.again):
             return verdict
-        measure = await self._yardstick(self.ceiling, exchange, request, teacher)
+        measure = await self._yardstick(self.ceiling, exchange, request, body, teacher)
         return replace(verdict, yardstick=measure.agreement, yardstick_answer=measure.answer) if measure else verdict
 
     def _share(self, asked: Verdict) -> float:
@@ -150,13 +150,15 @@ class _Shadowing:
         certain = self.kind != "shadow" or asked.exchange in self.again
         return ALL if certain else share_of(self.candidate, asked.confidence)
 
-    async def _yardstick(self, ceiling: Ceiling, exchange: str, request: str, teacher: Said) -> Yardstick | None:
+    async def _yardstick(
+        self, ceiling: Ceiling, exchange: str, request: str, body: Mapping[str, Any], teacher: Said
+    ) -> Yardstick | None:
         if exchange in self.known:
             return self.known[exchange]
-        if json.loads(request).get("model") in ceiling.ended:
+        if body.get("model") in ceiling.ended:
             return None
         async with self.gate:
-            return await _again(ceiling.teacher, self.score, exchange, request, teacher, self.costs)
+            return await _again(ceiling.teacher, self.score, exchange, request, body, teacher, self.costs)
 
 
 def kept(log: Log, candidate: Candidate, outcomes: Sequence[object], costs: Costs, judge: Judge | None) -> int:
@@ -275,7 +277,13 @@ async def scored(score: Score, asked: Verdict, body: Mapping[str, Any], teacher:
 
 
 async def _again(
-    teacher: Upstream, score: Score, exchange: str, request: str, recorded: Said, costs: Costs
+    teacher: Upstream,
+    score: Score,
+    exchange: str,
+    request: str,
+    body: Mapping[str, Any],
+    recorded: Said,
+    costs: Costs,
 ) -> Yardstick | None:
     """Ask the teacher the same again, and score it as a candidate's answer would be; None where there is no measure.
 
@@ -285,6 +293,6 @@ async def _again(
     if not again.finish_reason:
         return None
     costs.teacher.append((exchange, "ceiling", again))
-    said = await score(exchange, json.loads(request), recorded, from_log(again.answer, again.tool_calls))
+    said = await score(exchange, body, recorded, from_log(again.answer, again.tool_calls))
     costs.judge.append(said.bill)
     return None if said.unavailable else Yardstick(said.verdict, again.answer)

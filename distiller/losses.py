@@ -1,25 +1,40 @@
-"""Owns what training makes smaller: cross-entropy on what was written, and divergence from the teacher where it is known.
+"""Owns what training makes smaller: cross-entropy on what was written, and divergence from the teacher.
 
 Knows token ids and probabilities only: neither rows, nor models, nor where the probabilities come from.
 """
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
 
+from distiller.projection import Target
+
 
 class SoftTargets(TypedDict):
     """The soft targets of one step, of m of its n positions, over at most K tokens each.
 
-    `at` (m) are the positions, `ids` (m, K) the tokens of the support, `probabilities` (m, K) theirs, `tail` (m) that of
-    all others. A shorter support is filled up with a token of its own at probability 0.
+    `at` (m) are the positions, `ids` (m, K) the tokens of the support, `probabilities` (m, K) theirs, `tail` (m) that
+    of all others. A shorter support is filled up with a token of its own at probability 0.
     """
 
     at: torch.Tensor
     ids: torch.Tensor
     probabilities: torch.Tensor
     tail: torch.Tensor
+
+
+def pad_soft(targets: Sequence[Target | None]) -> SoftTargets:
+    """The soft ones among `targets`, one per position, as tensors; there must be one at least."""
+    known = [(place, target) for place, target in enumerate(targets) if target is not None]
+    width = max(len(target.ids) for _, target in known)
+    return {
+        "at": torch.tensor([place for place, _ in known]),
+        "ids": torch.tensor([[*one.ids, *one.ids[:1] * (width - len(one.ids))] for _, one in known]),
+        "probabilities": torch.tensor([[*one.probabilities, *[0.0] * (width - len(one.ids))] for _, one in known]),
+        "tail": torch.tensor([one.tail for _, one in known]),
+    }
 
 
 def hard_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -40,7 +55,7 @@ def mixed_loss(logits: torch.Tensor, targets: torch.Tensor, soft: SoftTargets, a
 
 
 def coarse_divergence(logits: torch.Tensor, soft: SoftTargets) -> torch.Tensor:
-    """KL (nats) from teacher to student over K + 1 outcomes, per row of `logits` (m, vocabulary): the support, and "other".
+    """KL (nats) from teacher to student over K + 1 outcomes, the support and "other", per row of `logits`.
 
     sum q log(q / p) + tail log(tail / (1 - sum p)). Taking all other tokens as one outcome never raises the divergence
     (data processing inequality; by the log sum inequality, Cover and Thomas 2006, theorem 2.7.1), and it is 0 at the

@@ -3,8 +3,8 @@
 Must not know models, losses, templates, or where log-probabilities are kept. For each token of the student it estimates
 what the teacher would have written there: the distribution over next tokens *of the student*, given all bytes before.
 
-With `u_t` the teacher's token that holds the byte where the student's token begins, `A_t` the alternatives reported for it
-and `r` the bytes of `u_t` that are already written, an alternative counts
+With `u_t` the teacher's token that holds the byte where the student's token begins, `A_t` the alternatives reported for
+it and `r` the bytes of `u_t` that are already written, an alternative counts
 
 * at a start (`r` is empty) with its probability, as it is: what was not reported stays in the tail;
 * inside (`r` is not) if it begins with `r`, by Bayes' rule: P(u | r) = P(u) / sum of P(w) over w that begin with `r`
@@ -83,7 +83,7 @@ class ProjectionReport:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What was reported for one token: probabilities of the strings of bytes in its place, and whether to believe it."""
+    """What was reported for one token: probabilities of the strings in its place, and whether they are odd."""
 
     token: bytes
     known: Mapping[bytes, float]
@@ -92,7 +92,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Reach:
-    """How the teacher may go on from some byte: strings with probabilities, the one written, and of which kind it is."""
+    """How the teacher may go on from some byte: strings with probabilities, the one written, and the kind of place."""
 
     candidates: Mapping[bytes, float]
     written: bytes

@@ -36,13 +36,16 @@ class TokenBytes:
     def _first(self, text: bytes) -> int | None:
         """The token the student begins `text` with if nothing else follows; None where that cannot be said.
 
-        Text is tokenized as far as it is valid UTF-8. What begins inside a character, or breaks off inside the first
-        token, cannot pass a pre-tokenizer: there the bytes are merged as they are.
+        Text is tokenized as far as it is valid UTF-8. What lies beyond cannot pass a pre-tokenizer: bytes are merged as
+        they are where the first token reaches into it, as it does for text that begins inside a character.
         """
         readable = _readable(text)
+        covered = len(readable.encode())
         ids = self._tokenizer.encode(readable, add_special_tokens=False).ids
-        if len(ids) < 2 and len(readable.encode()) < len(text):
-            ids = [token.id for token in self._model.tokenize("".join(self._spelling[byte] for byte in text))]
+        if covered < len(text):
+            merged = [token.id for token in self._model.tokenize("".join(self._spelling[byte] for byte in text))]
+            if merged and len(self._pieces.get(merged[0], b"")) > covered:
+                ids = merged
         piece = self._pieces.get(ids[0]) if ids else None
         # A normaliser or a dummy prefix would begin with something else than `text` does.
         return ids[0] if piece and text.startswith(piece) else None

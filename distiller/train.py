@@ -24,6 +24,8 @@ from transformers import AttentionInterface, PrinterCallback, Trainer, TrainingA
 
 from distiller.base import compute_dtype, load_model
 from distiller.examples import Encoded, pack
+from distiller.losses import hard_loss, mixed_loss, pad_soft
+from distiller.projection import Target
 from proxy.errors import BadInput
 
 ATTENTION = "row_by_row"
@@ -34,7 +36,7 @@ class TrainSettings:
     """How to train. A step holds rows of `tokens_per_step` tokens in sum, a row at most `max_tokens`.
 
     `layers` is how many of the uppermost layers learn (None: all); the backward pass stops below them, so half the
-    layers train about 1.4 times as fast.
+    layers train about 1.4 times as fast. `alpha_hard` is the weight of the text where a soft target is known too.
     """
 
     epochs: int = 3
@@ -46,6 +48,7 @@ class TrainSettings:
     seed: int = 0
     threads: int = 2
     layers: int | None = None
+    alpha_hard: float = 0.5
 
     def __post_init__(self) -> None:
         """Raises BadInput for settings that cannot work."""
@@ -53,6 +56,8 @@ class TrainSettings:
             raise BadInput(f"rank must be a power of two from 8 up, which is what vLLM serves; it is {self.rank}")
         if self.max_tokens > self.tokens_per_step:
             raise BadInput("max_tokens must not exceed tokens_per_step: a row has to fit into a step")
+        if not 0 <= self.alpha_hard <= 1:
+            raise BadInput(f"alpha_hard is a share, from 0 to 1; it is {self.alpha_hard}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,8 @@ def train(
 
     started = time.perf_counter()
     steps = [[examples[index] for index in step] for step in schedule]
-    CompletionTrainer(model, _arguments(settings, len(steps), adapter_out), steps, record).train()
+    arguments = _arguments(settings, len(steps), adapter_out)
+    CompletionTrainer(model, arguments, steps, record, settings.alpha_hard).train()
     seconds = time.perf_counter() - started
     save_adapter(model, base.name, adapter_out)
     tokens = sum(len(row.input_ids) for step in steps for row in step)
@@ -117,24 +123,28 @@ def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
     """One step as model inputs: ids and restarting positions `(1, tokens)`, `row_lengths`, and what to predict where.
 
     `logits_to_keep` are the positions whose next token is a completion token, `targets` those tokens, in that order.
+    `soft` is there only if a row of the step has soft targets.
     """
     ids: list[int] = []
     positions: list[int] = []
     keep: list[int] = []
     targets: list[int] = []
+    soft: list[Target | None] = []
     for row in rows:
         length = len(row.input_ids)
         keep += range(len(ids) + row.prompt_length - 1, len(ids) + length - 1)
         targets += row.input_ids[row.prompt_length :]
+        soft += row.soft or [None] * (length - row.prompt_length)
         positions += range(length)
         ids += row.input_ids
-    return {
+    inputs: dict[str, Any] = {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
         "row_lengths": [len(row.input_ids) for row in rows],
         "logits_to_keep": torch.tensor(keep),
         "targets": torch.tensor(targets),
     }
+    return inputs | {"soft": pad_soft(soft)} if any(soft) else inputs
 
 
 def load_for_training(base: Path) -> Any:
@@ -187,11 +197,13 @@ def attend_row_by_row(
     return torch.cat(out, dim=2).transpose(1, 2), None
 
 
-def completion_loss(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-    """Mean cross-entropy (nats) over the completion tokens of one collated step."""
-    seen = {name: value for name, value in inputs.items() if name != "targets"}
+def completion_loss(model: torch.nn.Module, inputs: dict[str, Any], alpha_hard: float) -> torch.Tensor:
+    """Mean loss (nats) over the completion tokens of one collated step: cross-entropy, mixed where there is soft."""
+    seen = {name: value for name, value in inputs.items() if name not in ("targets", "soft")}
     logits = model(**seen, use_cache=False).logits[0]
-    return F.cross_entropy(logits.float(), inputs["targets"])
+    if "soft" not in inputs:
+        return hard_loss(logits, inputs["targets"])
+    return mixed_loss(logits, inputs["targets"], inputs["soft"], alpha_hard)
 
 
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:
@@ -208,16 +220,22 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
     """transformers' Trainer over ready-made steps, in their order, with `completion_loss`."""
 
     def __init__(
-        self, model: Any, args: TrainingArguments, steps: list[list[Encoded]], on_loss: Callable[[float], None]
+        self,
+        model: Any,
+        args: TrainingArguments,
+        steps: list[list[Encoded]],
+        on_loss: Callable[[float], None],
+        alpha_hard: float,
     ) -> None:
         """Each of `steps` is one item of the data set, so that Trainer's batch size is 1."""
         super().__init__(model, args, train_dataset=steps, data_collator=lambda items: collate(items[0]))
         self.remove_callback(PrinterCallback)
         self.on_loss = on_loss
+        self.alpha_hard = alpha_hard
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> torch.Tensor:
         """The loss of one step."""
-        return completion_loss(model, inputs)
+        return completion_loss(model, inputs, self.alpha_hard)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass, reported."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """One token of an answer: its bytes, its log-probability (nats), and the likeliest tokens in its place, itself mostly among them."""
+    """One token of an answer: its bytes, its log-probability (nats), and the likeliest tokens in its place, itself
+    mostly among them."""
 
     token: bytes
     logprob: float

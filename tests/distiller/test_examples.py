@@ -1,9 +1,14 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distiller.examples import encode, pack, render_prompt
+from distiller.examples import encode, pack, render_prompt, soften
+from distiller.projection import END_OF_TURN, START
+from distiller.token_bytes import TokenBytes
 from proxy.errors import BadInput
+from proxy.logprobs import Position
 from tests.distiller.toy import TEMPLATE, build_tokenizer
 
 MESSAGES = [{"role": "system", "content": ""}, {"role": "user", "content": "The printer is on fire"}]
@@ -45,6 +50,25 @@ def test_an_answer_that_spells_a_special_token_is_refused(tokenizer):
 def test_a_template_that_does_not_fit_is_refused(was: str, becomes: str):
     with pytest.raises(BadInput, match="chat template"):
         encode(build_tokenizer(["hardware"], TEMPLATE.replace(was, becomes)), MESSAGES, "hardware")
+
+
+def test_a_softened_row_has_a_target_for_every_token_of_the_answer(tokenizer):
+    hard = encode(tokenizer, MESSAGES, "hardware fire")
+    tokens = TokenBytes(tokenizer.backend_tokenizer)
+    told = [Position(word, math.log(0.9), ((word, math.log(0.9)),)) for word in (b"hardware", b" fire")]
+    row, projection = soften(hard, "hardware fire", told, tokens)
+    assert (row.input_ids, row.prompt_length) == (hard.input_ids, hard.prompt_length)
+    assert row.soft == projection.targets
+    assert projection.kinds == (START, START, END_OF_TURN)
+    completion = hard.input_ids[hard.prompt_length :]
+    assert [target.ids for target in row.soft[:-1]] == [(token,) for token in completion[:-1]]
+    assert hard.soft is None
+
+
+def test_log_probabilities_of_another_answer_soften_nothing(tokenizer):
+    hard = encode(tokenizer, MESSAGES, "hardware")
+    row, _ = soften(hard, "hardware", [Position(b"billing", -0.1, ())], TokenBytes(tokenizer.backend_tokenizer))
+    assert set(row.soft) == {None}
 
 
 def test_packing_puts_each_row_where_it_fits_best():

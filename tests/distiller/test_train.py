@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from distiller.examples import Encoded
+from distiller.projection import Target
 from distiller.train import (
     Trained,
     TrainSettings,
@@ -56,7 +58,7 @@ def test_packed_rows_score_as_if_each_were_alone(base, monkeypatch):
             logits = plain(torch.tensor([row.input_ids])).logits[0, row.prompt_length - 1 : -1]
             alone.append(logits)
             losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(row.input_ids[row.prompt_length :])))
-        loss = completion_loss(packed, {**inputs, "targets": targets})
+        loss = completion_loss(packed, {**inputs, "targets": targets}, alpha_hard=0.5)
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
     torch.testing.assert_close(loss, torch.stack(losses).mean(), atol=1e-4, rtol=0)
 
@@ -67,6 +69,35 @@ def test_collate_asks_for_completion_tokens_only():
     assert inputs["targets"].tolist() == [7, 2, 9, 2]
     kept = inputs["logits_to_keep"]
     assert inputs["input_ids"][0][kept + 1].tolist() == inputs["targets"].tolist()
+
+
+def test_collate_places_soft_targets_at_their_tokens():
+    soft = (None, Target((7, 8), (0.6, 0.3), 0.1), None)
+    rows = [Encoded([5, 6, 7, 2], 2), Encoded([8, 9, 7, 2], 1, soft), Encoded([4, 2], 1)]
+    inputs = collate(rows)
+    assert inputs["targets"].tolist() == [7, 2, 9, 7, 2, 2]
+    assert inputs["soft"]["at"].tolist() == [3]
+    assert inputs["soft"]["ids"].tolist() == [[7, 8]]
+    assert inputs.keys() - collate(rows[:1]).keys() == {"soft"}
+
+
+def test_rows_without_a_single_target_train_as_rows_without_log_probabilities(base, tmp_path):
+    short = replace(SETTINGS, epochs=1)
+    empty = [replace(row, soft=(None, None)) for row in rows(40)]
+    hard = train(base, rows(40), short, tmp_path / "hard", lambda *_: None)
+    assert train(base, empty, short, tmp_path / "empty", lambda *_: None).losses == hard.losses
+
+
+def test_soft_targets_teach_how_sure_the_teacher_was(base, tmp_path):
+    """The text always says 7; the teacher would have said 9 in 3 cases of 10."""
+    told = (Target((7, 9), (0.6, 0.3), 0.1), None)
+    soft = [replace(row, soft=told) for row in rows(40)]
+    train(base, soft, replace(SETTINGS, epochs=12, alpha_hard=0.0), tmp_path / "a", lambda *_: None)
+    student = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), tmp_path / "a")
+    unseen = rows(5, seed=1)
+    with torch.no_grad():
+        odds = [student(torch.tensor([row.input_ids[:-2]])).logits[0, -1].softmax(-1)[[7, 9]] for row in unseen]
+    torch.testing.assert_close(torch.stack(odds).mean(0), torch.tensor([0.6, 0.3]), atol=0.1, rtol=0)
 
 
 def test_the_toy_learns_and_each_step_is_reported(base, tmp_path):
@@ -120,7 +151,7 @@ def test_what_cannot_be_trained_on_is_refused(lengths: list[int], says: str):
         plan(lengths, SETTINGS)
 
 
-@pytest.mark.parametrize("change", [{"rank": 12}, {"rank": 4}, {"max_tokens": 65}])
-def test_settings_that_cannot_work_are_refused(change: dict[str, int]):
+@pytest.mark.parametrize("change", [{"rank": 12}, {"rank": 4}, {"max_tokens": 65}, {"alpha_hard": 1.5}])
+def test_settings_that_cannot_work_are_refused(change: dict[str, float]):
     with pytest.raises(BadInput):
         replace(SETTINGS, **change)

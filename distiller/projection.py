@@ -153,16 +153,19 @@ def _seen(position: Position) -> _Seen:
     known: dict[bytes, float] = {}
     for token, logprob in position.top:
         if token and logprob > _NEVER:
-            known[token] = max(
-                known.get(token, 0.0), math.exp(min(logprob, 1.0))
-            )  # above 0 is odd, and shows in the sum
-    own = math.exp(min(position.logprob, 1.0)) if position.logprob > _NEVER else 0.0
+            known[token] = max(known.get(token, 0.0), _probability(logprob))
+    own = _probability(position.logprob) if position.logprob > _NEVER else 0.0
     odd = position.token not in known and own < _ODD
     known.setdefault(position.token, own)
     total = math.fsum(known.values())
     if total > 1:
         known = {token: probability / total for token, probability in known.items()}
     return _Seen(position.token, known, odd or total > 1 + _ROUNDING)
+
+
+def _probability(logprob: float) -> float:
+    """Above 1 for a number that is no log-probability, so that it shows in the sum."""
+    return math.exp(min(logprob, 1.0))
 
 
 def _offset(answer: bytes, text: bytes) -> int | None:

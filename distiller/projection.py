@@ -199,7 +199,7 @@ def _after(seen: _Seen, read: int) -> dict[bytes, float]:
     agreeing = {token: probability for token, probability in seen.known.items() if token.startswith(begun)}
     mass = sum(agreeing.values())
     scale = sum(seen.known.values()) / mass if read and mass else 1.0
-    return {token[read:]: scale * probability for token, probability in agreeing.items() if len(token) > read}
+    return {token[read:]: scale * probability for token, probability in agreeing.items()}
 
 
 def _target(reach: _Reach, token: int, length: int, tokens: TokenBytes, min_mass: float) -> tuple[Target | None, str]:

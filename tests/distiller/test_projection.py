@@ -181,11 +181,18 @@ def test_across_the_written_alternative_goes_on_and_the_others_stay():
     assert list(found.values()) == [pytest.approx(0.04)]  # " unx", by its first token
 
 
-def test_a_token_that_reaches_too_far_is_learned_from_the_text():
+@pytest.mark.parametrize(("tokens", "kind"), [(5, CROSS), (6, TOO_DEEP)])
+def test_a_token_that_reaches_too_far_is_learned_from_the_text(tokens: int, kind: str):
     text = " printer"
     assert LONG_SIDE.pieces(text) == [text.encode()]
-    teacher = [position(bytes([byte]), {bytes([byte]): 0.9}) for byte in text.encode()]
-    assert projected(teacher, text, LONG_SIDE).kinds[0] == TOO_DEEP
+    written = [*(text[place].encode() for place in range(tokens - 1)), text[tokens - 1 :].encode()]
+    teacher = [position(piece, {piece: 0.9}) for piece in written]
+    assert projected(teacher, text, LONG_SIDE).kinds[0] == kind
+
+
+def test_across_something_odd_is_learned_from_the_text():
+    teacher = [position(b" un", {b" un": 0.9}), Position(b"happy", -9999.0, ((b"x", -0.1),))]
+    assert projected(teacher, " unhappy", LONG_SIDE).kinds[0] == IMPLAUSIBLE
 
 
 def test_an_emoji_split_over_tokens_is_followed():
@@ -229,7 +236,7 @@ def test_probabilities_rounded_above_one_are_scaled():
 
 def test_a_path_to_another_token_is_learned_from_the_text():
     """The student's own tokens for a text need not be the ones its tokenizer would choose."""
-    teacher = [position(b" unhappy", {b" unhappy": 0.9})]
+    teacher = [position(b" unhappy", {b" unhappy": 0.8, b" ": 0.1})]
     ids = [*BYTES_SIDE.ids(" "), *LONG_SIDE.ids("unhappy")]
     projection = project(teacher, ids, b" unhappy", LONG_SIDE.bytes)
     assert projection.kinds[0] == OTHER_TOKEN

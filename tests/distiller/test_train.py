@@ -13,10 +13,10 @@ from distiller.train import (
     TrainSettings,
     collate,
     completion_loss,
+    learning_model,
     load_for_training,
     plan,
     train,
-    with_adapter,
 )
 from proxy.errors import BadInput
 from tests.distiller.toy import build_toy
@@ -99,7 +99,7 @@ def test_the_adapter_folder_holds_what_vllm_loads_and_no_path(base, tmp_path):
 
 
 def test_only_the_uppermost_layers_learn_when_asked(base):
-    model = with_adapter(load_for_training(base), replace(SETTINGS, layers=1))
+    model = learning_model(base, replace(SETTINGS, layers=1))
     learning = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert len(learning) == 14
     assert all(".layers.1." in name and "lora_" in name for name in learning)

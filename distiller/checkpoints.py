@@ -49,7 +49,8 @@ class Journal(TrainerCallback):  # type: ignore[misc]  # transformers is untyped
 
     def __init__(self, saved: tuple[Path, Reached] | None) -> None:
         """Goes on from `saved`, where there is a checkpoint."""
-        self.checkpoint, reached = (str(saved[0]), saved[1]) if saved else (None, Reached())
+        self.checkpoint: str | None = str(saved[0]) if saved else None
+        reached = saved[1] if saved else Reached()
         self.losses, self.scores = list(reached.losses), list(reached.scores)
         self._started = time.perf_counter() - reached.seconds
 

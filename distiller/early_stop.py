@@ -52,7 +52,7 @@ class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is untype
     def __init__(
         self, stop: EarlyStop, epoch: int, save: Callable[[Path], None], folder: Path, scores: list[tuple[int, float]]
     ) -> None:
-        """`epoch`: its steps; `save` writes the state of the moment; `scores`: so far, in a run that is gone on with."""
+        """`epoch`: its steps; `save` writes the state of the moment; `scores`: so far, in a run gone on with."""
         self.stop, self.every, self.save, self.folder, self.scores = stop, stop.every or epoch, save, folder, scores
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -85,11 +85,9 @@ def share(rows: Sequence[Encoded], process: int, processes: int) -> tuple[Sequen
         parts[lightest].append(row)
     own = parts[process]
     total = completion_tokens(rows)
-    return (
-        (own, processes * completion_tokens(own) / total)
-        if own
-        else ([min(rows, key=lambda row: len(row.input_ids))], 0.0)
-    )
+    if not own:
+        return [min(rows, key=lambda row: len(row.input_ids))], 0.0
+    return own, processes * completion_tokens(own) / total
 
 
 def completion_tokens(rows: Sequence[Encoded]) -> int:

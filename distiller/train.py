@@ -42,8 +42,8 @@ class TrainSettings:
     """How to train. A step holds rows of `tokens_per_step` tokens in sum, a row at most `max_tokens`.
 
     `method` is "lora" (an adapter of `rank` and `alpha`) or "full" (all weights; a tenth of the learning rate suits
-    it). `threads` are those of one process. `layers` is how many of the uppermost layers learn (None: all); the backward pass stops below them, so half the
-    layers train about 1.4 times as fast.
+    it). `layers` is how many of the uppermost layers learn (None: all); the backward pass stops below them, so half the
+    layers train about 1.4 times as fast. `threads` are those of one process.
     """
 
     epochs: int = 3
@@ -112,7 +112,7 @@ def train(
     with _workspace(checkpoints, out, lambda: _digest(base, examples, settings, early_stop, arguments)) as work:
         arguments.output_dir = str(work)
         model = learning_model(base, settings)
-        save = partial(save_weights, model, base, settings)
+        save: Callable[[Path], None] = partial(save_weights, model, base, settings)
         journal = Journal(latest(work))
         trainer = CompletionTrainer(model, arguments, steps, partial(journal.record, len(steps), on_progress))
         trainer.add_callback(journal)
@@ -195,8 +195,8 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> torch.Tensor:
         """The loss of this process's share of a step, weighted so that the processes' mean is the loss of the step."""
-        weight = inputs.pop("weight")
-        return completion_loss(model, inputs) * weight
+        weight: float = inputs.pop("weight")
+        return weight * completion_loss(model, inputs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass, reported."""

@@ -1,4 +1,4 @@
-"""Owns what of a base model learns: its network with rows kept apart, an adapter or all weights, and how they are saved.
+"""Owns what of a base model learns: an adapter or all its weights, rows kept apart meanwhile, and how it is saved.
 
 Knows nothing of rows, steps or losses. Equal weights give equal bytes on disk, and no path of this machine is in them.
 """

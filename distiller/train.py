@@ -295,16 +295,17 @@ def _digest(
 def _trained(steps: Sequence[Sequence[Encoded]], journal: Journal) -> Trained:
     done = [row for step in steps[: len(journal.losses)] for row in step]
     tokens, completions = sum(len(row.input_ids) for row in done), completion_tokens(done)
+    seconds = journal.seconds
     return Trained(
         steps=len(journal.losses),
         tokens=tokens,
-        seconds=journal.seconds,
+        seconds=seconds,
         first_loss=journal.losses[0],
         last_loss=journal.losses[-1],
         losses=tuple(journal.losses),
         completion_tokens=completions,
-        tokens_per_second=tokens / journal.seconds,
-        completion_tokens_per_second=completions / journal.seconds,
+        tokens_per_second=tokens / seconds,
+        completion_tokens_per_second=completions / seconds,
         peak_mb=peak_mb(),
         kept_step=best_step(journal.scores) if journal.scores else len(journal.losses),
         scores=tuple(journal.scores),

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from transformers import AttentionInterface
 
+from distiller.attention import attend_row_by_row
 from distiller.base import load_model
-from proxy.errors import BadInput
+from distiller.lean_lora import LeanLinear
 
 ATTENTION = "row_by_row"
 # All a model folder needs besides the weights: they are those of the base.
@@ -48,6 +48,7 @@ def with_adapter(model: Any, rank: int, alpha: int, layers: int | None) -> Any:
         target_modules=sorted(linear),
         layers_to_transform=list(range(depth - top, depth)),
     )
+    config._register_custom_module({torch.nn.Linear: LeanLinear})
     return get_peft_model(model, config)
 
 
@@ -62,29 +63,6 @@ def all_weights(model: Any, layers: int | None) -> Any:
         for layer in model.get_decoder().layers[-layers:]:
             layer.requires_grad_(True)
     return model
-
-
-def attend_row_by_row(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    row_lengths: list[int],
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    **_: object,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention within each row. In: `(1, heads, tokens, head size)`, out: `(1, tokens, heads, head size)`.
-
-    transformers builds no mask for an attention it does not know, so there is none to ignore.
-    """
-    if sliding_window is not None and max(row_lengths) > sliding_window:
-        raise BadInput(f"rows are longer than the base model's attention window of {sliding_window}: lower max_tokens")
-    rows = zip(*(torch.split(tensor, row_lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    out = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True) for q, k, v in rows]
-    return torch.cat(out, dim=2).transpose(1, 2), None
 
 
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:

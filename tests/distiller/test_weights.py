@@ -6,8 +6,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from distiller.weights import all_weights, attend_row_by_row, load_for_training, save_model, with_adapter
-from proxy.errors import BadInput
+from distiller.weights import all_weights, load_for_training, save_model, with_adapter
 from tests.distiller.toy import build_toy
 
 
@@ -58,9 +57,3 @@ def test_a_model_folder_holds_what_the_base_holds_and_no_path(base, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in base.iterdir()}
     assert (tmp_path / "out" / "config.json").read_bytes() == (base / "config.json").read_bytes()
     assert str(base) not in json.dumps([path.read_text() for path in (tmp_path / "out").glob("*.json")])
-
-
-def test_rows_beyond_the_attention_window_are_refused():
-    rows = torch.zeros(1, 1, 6, 4)
-    with pytest.raises(BadInput, match="window of 3"):
-        attend_row_by_row(torch.nn.Identity(), rows, rows, rows, None, row_lengths=[2, 4], sliding_window=3)

@@ -45,12 +45,13 @@ PACKAGES = (
 SET = "github_issue_triage"
 LEAN = {"gradient_checkpointing": False, "per_device_train_batch_size": 1}
 BF16 = {"bf16": False, "model_init_kwargs": {"dtype": "bfloat16"}}
+FOUR = {"per_device_train_batch_size": 4}
 OURS = "Stillroom"
 TRL: dict[str, dict[str, Any]] = {
     "TRL, packed, bfloat16": {**LEAN, **BF16, "packing": True},
     "TRL, packed, autocast": {**LEAN, "bf16": True, "model_init_kwargs": {"dtype": "bfloat16"}, "packing": True},
-    "TRL, padded, bfloat16": {**LEAN, **BF16, "per_device_train_batch_size": 4},
-    "TRL, padding-free, bfloat16": {**LEAN, **BF16, "per_device_train_batch_size": 4, "padding_free": True},
+    "TRL, padded, bfloat16": {**LEAN, **BF16, **FOUR, "train_sampling_strategy": "group_by_length"},
+    "TRL, padding-free, bfloat16": {**LEAN, **BF16, **FOUR, "padding_free": True, "max_length": None},
 }
 
 

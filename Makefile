@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint install clean
 .PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
-.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill
+.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-trl
 
 install: $(VENV)/.ready
 
@@ -82,6 +82,10 @@ bench-held: install
 # tests/bench/distill.py.
 bench-distill: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.distill --data $(DATA) $(BENCH)
+
+# Our trainer against TRL's, which is fetched for it; about 10 minutes. DATA=FOLDER of recorded sets; else made-up rows.
+bench-trl: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.trl $(if $(DATA),--data $(DATA)) $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

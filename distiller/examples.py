@@ -85,5 +85,31 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return steps
 
 
+def share(rows: Sequence[Encoded], process: int, processes: int) -> tuple[Sequence[Encoded], float]:
+    """The rows of one step that one of several processes computes, and what the mean loss over them counts.
+
+    The mean over processes of mean loss times weight is the mean over all completion tokens of the step. A process
+    without a row of its own computes the shortest one, which counts 0, since all have to take part.
+    """
+    if processes == 1:
+        return rows, 1.0
+    loads = [0] * processes
+    parts: list[list[Encoded]] = [[] for _ in range(processes)]
+    for row in sorted(rows, key=lambda row: -len(row.input_ids)):
+        lightest = loads.index(min(loads))
+        loads[lightest] += len(row.input_ids)
+        parts[lightest].append(row)
+    own = parts[process]
+    total = completion_tokens(rows)
+    if not own:
+        return [min(rows, key=lambda row: len(row.input_ids))], 0.0
+    return own, processes * completion_tokens(own) / total
+
+
+def completion_tokens(rows: Sequence[Encoded]) -> int:
+    """Tokens that are learned: those of the answers, ends of turn included."""
+    return sum(len(row.input_ids) - row.prompt_length for row in rows)
+
+
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

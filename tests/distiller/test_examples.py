@@ -1,10 +1,11 @@
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distiller.examples import encode, pack, render_prompt, soften
+from distiller.examples import Encoded, completion_tokens, encode, pack, render_prompt, share, soften
 from distiller.projection import END_OF_TURN, START
 from distiller.token_bytes import TokenBytes
 from proxy.errors import BadInput
@@ -88,3 +89,22 @@ def test_packing_places_each_row_once_within_the_budget(lengths: list[int]):
     assert all(total <= 50 for total in totals)
     # No two steps would fit into one: otherwise best fit would have joined them.
     assert len(totals) < 2 or totals[0] + totals[1] > 50
+
+
+STEPS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), min_size=1, max_size=12)
+
+
+@given(STEPS, st.integers(1, 5))
+def test_processes_share_a_step_so_that_their_mean_is_its_mean(sizes: list[tuple[int, int]], processes: int):
+    rows = [Encoded([index] * (prompt + answer), prompt) for index, (prompt, answer) in enumerate(sizes)]
+    shares = [share(rows, process, processes) for process in range(processes)]
+    counted = [row for own, weight in shares if weight for row in own]
+    assert sorted(counted, key=lambda row: row.input_ids[0]) == rows
+    assert all(own for own, _ in shares)
+    # The loss of a token be its row's index: means of means, weighted, are the mean over all tokens.
+    weighted = [mean_loss(own) * weight for own, weight in shares]
+    assert sum(weighted) / processes == pytest.approx(mean_loss(rows))
+
+
+def mean_loss(rows: Sequence[Encoded]) -> float:
+    return sum(row.input_ids[0] * completion_tokens([row]) for row in rows) / completion_tokens(rows)

@@ -140,6 +140,20 @@ def write(form: Form, text: str, found: Targets) -> str:
     return form.spelling.write(assemble(form.containers, leaves))
 
 
+def form_from(stored: Mapping[str, Any]) -> Form:
+    """The form that `dataclasses.asdict` made a mapping of, also after a way through JSON."""
+    return Form(
+        stored["plain"],
+        Spelling(**stored["spelling"]),
+        tuple(Closed(tuple(one["where"]), tuple(one["values"])) for one in stored["closed"]),
+        tuple(Copied(**{**one, "where": tuple(one["where"])}) for one in stored["copied"]),
+        tuple(
+            Container(**{**one, "where": tuple(one["where"]), "keys": tuple(one["keys"])})
+            for one in stored["containers"]
+        ),
+    )
+
+
 def _containers(values: Sequence[Any]) -> frozenset[Where]:
     """Where answers mostly have an object with keys of its own."""
     nested: Counter[Where] = Counter()

@@ -6,47 +6,20 @@ class and no span. Must not know models or tokens; a task whose answers do not f
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distiller.copying import place, stands
-from distiller.writing import ABSENT, Container, Spelling, assemble, learn_containers, learn_spelling
-from proxy import strict_json
+from distiller.copying import place
+from distiller.fields import Closed, Copied, classes, copied_fields, json_text, put_together, taken_apart
+from distiller.writing import ABSENT, Container, Spelling, Where, assemble, learn_containers, learn_spelling
 from proxy.errors import BadInput, Refused
 from router.evaluators import normalise
 from router.json_score import parse
 
-Where = tuple[str, ...]
-"""The keys from the root to a leaf; empty for an answer that is one leaf itself."""
-
-ENOUGH = 0.9  # of a field's values that must be copied, and of all answers that must be made again
-MOST_VALUES = 200
-MOST_FIELDS = 200
-NOTHING = (ABSENT, "null", "[]", '""')
-"""How a teacher may write that there is nothing to copy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A leaf chosen from few values: their JSON texts, `ABSENT` for a key that is left out."""
-
-    where: Where
-    values: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """A leaf copied from the request's text, once or several times."""
-
-    where: Where
-    number: bool
-    """Whether it is written as a number."""
-    listed: bool
-    """Whether a single value is written as a list of one."""
-    nothing: str
-    """What is written where there is none: one of `NOTHING`."""
+ENOUGH = 0.9  # of all answers that must be made again, and of all that must be JSON to be read so
+MOST_LEAVES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +72,10 @@ class _Row:
     leaves: Mapping[Where, Any]
 
 
+_Meanings = Mapping[Where, Mapping[str, str]]
+"""For each closed leaf: the JSON text that stands for a value's."""
+
+
 def shown(messages: Sequence[Mapping[str, str]]) -> str:
     """The one text that is read of a prompt, as `router.prompt.student_messages` gives it: its parts, line by line."""
     return "\n".join(message["content"] for message in messages if message["content"].strip())
@@ -107,7 +84,7 @@ def shown(messages: Sequence[Mapping[str, str]]) -> str:
 def learn(rows: Sequence[tuple[str, str]]) -> Learned:
     """The form of the answers in `rows` of (text, answer), and their targets.
 
-    Refused where fewer than 90 % of the answers are made again exactly from their targets; a label may be spelled
+    Refused where fewer than 90 % of the answers are made again exactly from their targets; a plain label may be spelled
     another way (`router.evaluators.normalise`).
     """
     if not rows:
@@ -118,39 +95,28 @@ def learn(rows: Sequence[tuple[str, str]]) -> Learned:
         values = [answer.strip() for _, answer in rows]
     nests = _containers(values)
     read = [_read(text, answer.strip(), value, nests) for (text, answer), value in zip(rows, values, strict=True)]
-    usable = [row for row in read if isinstance(row, _Row)]
-    wheres = list(dict.fromkeys(where for row in usable for where in row.leaves))
-    if len(wheres) > MOST_FIELDS:
-        raise Refused(f"the answers have over {MOST_FIELDS} different keys, no fixed form: train a language model")
-    copied = tuple(_copied(where, usable, plain) for where in wheres if _is_copied(where, usable))
-    spans = {one.where for one in copied}
-    classes = {where: _classes(where, usable, plain) for where in wheres if where not in spans}
-    closed = tuple(Closed(w, tuple(dict.fromkeys(known.values()))) for w, known in classes.items() if set(known) - {""})
-    bare = Form(plain, Spelling(), closed, copied, ())
-    taken = [_taken(bare, classes, row) if isinstance(row, _Row) else row for row in read]
-    form = _completed(bare, read, taken, nests)
-    return _checked(form, read, taken)
+    form, meanings = _fields([row for row in read if isinstance(row, _Row)], plain)
+    taken = [_taken(form, meanings, row) if isinstance(row, _Row) else row for row in read]
+    return _checked(_completed(form, read, taken, nests), read, taken)
 
 
 def write(form: Form, text: str, found: Targets) -> str:
     """The answer that these targets mean: what `learn` took apart, put together again."""
     leaves = _leaves(form, text, found)
     if form.plain:
-        return str(leaves.get((), ("", None))[0])
+        return str(leaves[()][0])
     return form.spelling.write(assemble(form.containers, leaves))
 
 
 def form_from(stored: Mapping[str, Any]) -> Form:
     """The form that `dataclasses.asdict` made a mapping of, also after a way through JSON."""
+    containers = ({**one, "where": tuple(one["where"]), "keys": tuple(one["keys"])} for one in stored["containers"])
     return Form(
         stored["plain"],
         Spelling(**stored["spelling"]),
         tuple(Closed(tuple(one["where"]), tuple(one["values"])) for one in stored["closed"]),
         tuple(Copied(**{**one, "where": tuple(one["where"])}) for one in stored["copied"]),
-        tuple(
-            Container(**{**one, "where": tuple(one["where"]), "keys": tuple(one["keys"])})
-            for one in stored["containers"]
-        ),
+        tuple(Container(**one) for one in containers),
     )
 
 
@@ -163,11 +129,14 @@ def _containers(values: Sequence[Any]) -> frozenset[Where]:
     return frozenset(where for where, votes in nested.items() if votes > 0)
 
 
-def _walk(value: Any, where: Where = ()) -> Iterator[tuple[Where, Any]]:
-    yield where, value
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _walk(inner, (*where, key))
+def _walk(value: Any) -> Iterator[tuple[Where, Any]]:
+    """Everything in nested objects by its place; a stack, as answers may nest deeper than calls can."""
+    stack: list[tuple[Where, Any]] = [((), value)]
+    while stack:
+        where, inner = stack.pop()
+        yield where, inner
+        if isinstance(inner, dict):
+            stack.extend(((*where, key), member) for key, member in inner.items())
 
 
 def _read(text: str, answer: str, value: Any, nests: frozenset[Where]) -> _Row | str:
@@ -187,87 +156,56 @@ def _read(text: str, answer: str, value: Any, nests: frozenset[Where]) -> _Row |
     return _Row(text, answer, value, leaves)
 
 
-def _strings(value: Any) -> list[str] | None:
-    """The texts that would be copied for a value: none for nothing; None for what cannot be a copy."""
-    if value is None or value == "":
-        return []
-    members = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, str | int | float) and not isinstance(one, bool) and one != "" for one in members):
-        return None
-    return [one if isinstance(one, str) else json.dumps(one) for one in members]
+def _fields(rows: Sequence[_Row], plain: bool) -> tuple[Form, _Meanings]:
+    """The form so far, and what the values of its closed leaves mean."""
+    wheres = dict.fromkeys(where for row in rows for where in row.leaves)
+    if len(wheres) > MOST_LEAVES:
+        raise Refused(f"the answers have over {MOST_LEAVES} different keys, no fixed form: train a language model")
+    copied: list[Copied] = []
+    closed: list[Closed] = []
+    meanings: dict[Where, Mapping[str, str]] = {}
+    for where in wheres:
+        values = [(row.text, json_text(row.leaves[where]) if where in row.leaves else ABSENT) for row in rows]
+        if fields := copied_fields(where, values, plain):
+            copied += fields
+        elif (known := classes([leaf for _, leaf in values], plain)).keys() - {ABSENT}:
+            meanings[where] = known
+            closed.append(Closed(where, tuple(dict.fromkeys(known.values()))))
+    return Form(plain, Spelling(), tuple(closed), tuple(copied), ()), meanings
 
 
-def _is_copied(where: Where, rows: Sequence[_Row]) -> bool:
-    filled = [
-        (row.text, _strings(row.leaves[where]))
-        for row in rows
-        if where in row.leaves and _json(row.leaves[where]) not in NOTHING
-    ]
-    copies = sum(strings is not None and all(stands(text, one) for one in strings) for text, strings in filled)
-    return bool(filled) and copies >= ENOUGH * len(filled)
-
-
-def _copied(where: Where, rows: Sequence[_Row], plain: bool) -> Copied:
-    """How the teacher writes the copies at `where`, by majority."""
-    texts = [_json(row.leaves[where]) if where in row.leaves else ABSENT for row in rows]
-    values = [row.leaves[where] for row in rows if where in row.leaves]
-    members = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    numbers = sum(isinstance(one, int | float) for one in members)
-    single = [isinstance(value, list) for value in values if len(_strings(value) or ()) == 1]
-    unseen = '""' if plain else ABSENT if where else "[]"
-    return Copied(
-        where,
-        number=2 * numbers > len(members),
-        listed=2 * sum(single) > len(single),
-        nothing=_most_common([text for text in texts if text in NOTHING], unseen),
-    )
-
-
-def _classes(where: Where, rows: Sequence[_Row], plain: bool) -> dict[str, str]:
-    """Each value's JSON text with the one that stands for it; a value seen once is too rare to be learned.
-
-    Only labels have several spellings: the most common stands for all.
-    """
-    seen = Counter(_json(row.leaves[where]) if where in row.leaves else ABSENT for row in rows)
-    if not plain:
-        return {text: text for text, times in seen.most_common(MOST_VALUES) if times > 1}
-    total: Counter[str] = Counter()
-    spelled: dict[str, str] = {}
-    for text, times in seen.most_common():
-        total[normalise(json.loads(text))] += times
-        spelled.setdefault(normalise(json.loads(text)), text)
-    known = {label for label, times in total.most_common(MOST_VALUES) if times > 1}
-    return {text: spelled[label] for text in seen if (label := normalise(json.loads(text))) in known}
-
-
-def _taken(form: Form, classes: Mapping[Where, Mapping[str, str]], row: _Row) -> Targets | str:
+def _taken(form: Form, meanings: _Meanings, row: _Row) -> Targets | str:
     """The row's targets, or why it has none."""
-    fields = {one.where: index for index, one in enumerate(form.copied)}
-    known = fields.keys() | {one.where for one in form.closed}
-    if not row.leaves.keys() <= known:
+    members = {one.where: one.member for one in form.copied}
+    if not row.leaves.keys() <= members.keys() | meanings.keys():
         return "rare_value"
-    chosen = []
-    for one in form.closed:
-        text = classes[one.where].get(_json(row.leaves[one.where]) if one.where in row.leaves else ABSENT)
-        if text is None:
-            return "rare_value"
-        chosen.append(one.values.index(text))
-    values = [(field, _strings(row.leaves[w])) for w in row.leaves if (field := fields.get(w)) is not None]
-    wanted = [(field, one) for field, strings in values for one in strings or ()]
-    if any(strings is None for _, strings in values) or any(one not in row.text for _, one in wanted):
+    texts = [json_text(row.leaves[one.where]) if one.where in row.leaves else ABSENT for one in form.closed]
+    meant = [meanings[one.where].get(text) for one, text in zip(form.closed, texts, strict=True)]
+    chosen = [one.values.index(text) for one, text in zip(form.closed, meant, strict=True) if text is not None]
+    pieces = [(where, taken_apart(row.leaves[where], member)) for where, member in _present(members, row)]
+    fields = {(one.where, one.element): index for index, one in enumerate(form.copied)}
+    wanted = [(fields.get((where, element)), piece) for where, found in pieces for element, piece in found or ()]
+    if len(chosen) < len(form.closed) or any(field is None for field, _ in wanted):
+        return "rare_value"
+    if any(found is None for _, found in pieces) or any(piece not in row.text for _, piece in wanted):
         return "not_copied"
-    starts = place(row.text, [one for _, one in wanted])
+    starts = place(row.text, [piece for _, piece in wanted])
     if starts is None:
         return "overlapping"
-    spans = [Span(start, start + len(one), field) for start, (field, one) in zip(starts, wanted, strict=True)]
+    placed = zip(starts, wanted, strict=True)
+    spans = [Span(start, start + len(piece), field) for start, (field, piece) in placed if field is not None]
     return Targets(tuple(chosen), tuple(sorted(spans, key=lambda span: span.start)))
+
+
+def _present(members: Mapping[Where, str], row: _Row) -> list[tuple[Where, str]]:
+    """The copied leaves of a row in its own order."""
+    return [(where, members[where]) for where in row.leaves if where in members]
 
 
 def _completed(form: Form, read: Sequence[_Row | str], taken: Sequence[Targets | str], nests: frozenset[Where]) -> Form:
     """The form with spelling, order and empty objects as the rows that fit have them."""
-    fit = [
-        (row, one) for row, one in zip(read, taken, strict=True) if isinstance(row, _Row) and isinstance(one, Targets)
-    ]
+    pairs = zip(read, taken, strict=True)
+    fit = [(row, found) for row, found in pairs if isinstance(row, _Row) and isinstance(found, Targets)]
     if form.plain:
         return form
     placed = [(row.value, _places(form, found)) for row, found in fit]
@@ -280,13 +218,12 @@ def _checked(form: Form, read: Sequence[_Row | str], taken: Sequence[Targets | s
     targets: list[Targets | None] = []
     dropped: Counter[str] = Counter()
     for row, found in zip(read, taken, strict=True):
-        reason = row if isinstance(row, str) else found
         if isinstance(row, _Row) and isinstance(found, Targets):
             again = write(form, row.text, found)
             same = again == row.answer or (form.plain and normalise(again) == normalise(row.answer))
-            reason = found if same else "written_otherwise"
-        targets.append(reason if isinstance(reason, Targets) else None)
-        dropped.update([reason] if isinstance(reason, str) else [])
+            found = found if same else "written_otherwise"
+        targets.append(found if isinstance(found, Targets) else None)
+        dropped.update([found] if isinstance(found, str) else [])
     learned = Learned(form, tuple(targets), dict(dropped))
     if learned.round_trip < ENOUGH:
         why = ", ".join(f"{reason} {times}" for reason, times in dropped.most_common())
@@ -304,13 +241,14 @@ def _leaves(form: Form, text: str, found: Targets) -> dict[Where, tuple[Any, int
         if one.values[chosen] != ABSENT:
             leaves[one.where] = json.loads(one.values[chosen]), None
     places = _places(form, found)
-    values: defaultdict[int, list[Any]] = defaultdict(list)
+    copies: dict[Where, list[Any]] = {}
     for span in found.spans:
-        values[span.field] += _copy(text[span.start : span.end], form.copied[span.field].number)
-    for index, field in enumerate(form.copied):
-        copies = values[index]
-        if copies:
-            leaves[field.where] = copies if field.listed or len(copies) > 1 else copies[0], places[field.where]
+        field = form.copied[span.field]
+        copies.setdefault(field.where, []).extend(put_together(field, text[span.start : span.end]))
+    for field in form.copied:
+        values = copies.get(field.where, [])
+        if values:
+            leaves[field.where] = values if field.listed or len(values) > 1 else values[0], places[field.where]
         elif field.nothing != ABSENT:
             leaves[field.where] = json.loads(field.nothing), None
     return leaves
@@ -319,22 +257,3 @@ def _leaves(form: Form, text: str, found: Targets) -> dict[Where, tuple[Any, int
 def _places(form: Form, found: Targets) -> dict[Where, int]:
     """Where the first value of each copied leaf starts."""
     return {form.copied[span.field].where: span.start for span in reversed(found.spans)}
-
-
-def _copy(piece: str, number: bool) -> list[Any]:
-    """The value that a piece of the text is; none where it should be a number and is not."""
-    if not number:
-        return [piece]
-    try:
-        value = strict_json.read(piece)
-    except BadInput:
-        return []
-    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
-
-
-def _most_common(texts: Sequence[str], otherwise: str) -> str:
-    return Counter(texts).most_common(1)[0][0] if texts else otherwise
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -1,10 +1,12 @@
 import json
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distiller.extraction import Closed, Copied, Span, Targets, learn, shown, write
+from distiller.extraction import Span, Targets, form_from, learn, shown, write
+from distiller.fields import Closed, Copied
 from proxy.errors import BadInput, Refused
 
 PLAY = {"intent": "PlayMusic", "slots": {}}
@@ -58,7 +60,7 @@ def test_nothing_to_copy_is_written_as_the_teacher_does(nothing):
     empty = "{}" if nothing is None else f'{{"names": {nothing}}}'
     pairs = rows(("hello Ann and Bo", {"names": ["Ann", "Bo"]}), ("hello Cy", {"names": ["Cy"]}), ("hello", empty))
     learned, again = made_again(pairs)
-    assert learned.form.copied == (Copied(("names",), False, True, nothing or ""),)
+    assert learned.form.copied == (Copied(("names",), "", "", False, True, nothing or ""),)
     assert again == [answer for _, answer in pairs]
 
 
@@ -101,6 +103,28 @@ def test_a_plain_copy_is_a_form_too():
 def test_an_array_may_be_the_whole_answer():
     pairs = rows(("Ann met Bo", '["Ann", "Bo"]'), ("Cy slept", '["Cy"]'), ("rain", "[]"))
     assert made_again(pairs)[1] == [answer for _, answer in pairs]
+
+
+def test_a_list_of_objects_is_a_field_for_each_kind_of_object():
+    pairs = rows(
+        ("Ann met Bo in Rome", [("Ann", "who"), ("Bo", "who"), ("Rome", "where")]),
+        ("Oslo likes Ann", [("Oslo", "where"), ("Ann", "who")]),
+        ("rain", []),
+    )
+    pairs = [(t, json.dumps({"found": [{"text": a, "type": b} for a, b in json.loads(names)]})) for t, names in pairs]
+    learned, again = made_again(pairs)
+    assert [one.element for one in learned.form.copied] == [
+        '{"text": null, "type": "who"}',
+        '{"text": null, "type": "where"}',
+    ]
+    assert learned.targets[0].spans == (Span(0, 3, 0), Span(8, 10, 0), Span(14, 18, 1))
+    assert again == [answer for _, answer in pairs]
+
+
+def test_a_form_is_the_same_after_a_way_through_json():
+    pairs = rows(("play Ann", {"a": {"b": "Ann"}, "c": 1}), ("play Bo", {"a": {"b": "Bo"}, "c": 1}))
+    form = learn(pairs).form
+    assert form_from(json.loads(json.dumps(asdict(form)))) == form
 
 
 def test_rows_that_do_not_fit_are_dropped_by_reason():

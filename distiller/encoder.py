@@ -128,6 +128,7 @@ def load(folder: Path) -> Predict:
     """The student in a folder, as a function: the answers to prompts, in their order.
 
     An answer's `logprobs` has a number for each class, one for each copy, and one for all that is not copied (nats).
+    It has not `finished` where there may be more to copy in what is past the student's `max_tokens`.
     """
     stored = _stored(folder)
     form, most = form_from(stored["form"]), stored["max_tokens"]
@@ -287,8 +288,9 @@ def _answer(form: Form, text: str, reading: Reading, classes: Sequence[torch.Ten
     logprobs = [*(one.values.item() for one in chosen), *copies, *([outside] if form.copied else [])]
     spans: tuple[Span, ...] = tuple(span for span, _ in found)
     targets = Targets(tuple(int(one.indices) for one in chosen), spans)
+    whole = not (form.copied and reading.cut)
     return Generated(
-        write(form, text, targets), confidence(logprobs), True, tuple(round(one, _DIGITS) for one in logprobs)
+        write(form, text, targets), confidence(logprobs), whole, tuple(round(one, _DIGITS) for one in logprobs)
     )
 
 

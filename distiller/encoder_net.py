@@ -24,13 +24,14 @@ BUCKETS = 2**14
 class Reading:
     """A text as the network reads it: token ids, the units that have tokens, and which tokens each has.
 
-    `hashed` has the n-grams of the units the vocabulary does not know, by the unit's index.
+    `hashed` has the n-grams of the units the vocabulary does not know, by the unit's index. `cut`: it may be longer.
     """
 
     ids: list[int]
     units: list[Unit]
     tokens: list[tuple[int, int]]
     hashed: dict[int, list[int]]
+    cut: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ def read(tokenizer: Any, text: str, most_tokens: int) -> Reading:
             kept.append((start, end))
             tokens.append((first, last))
     unknown = [i for i, (first, last) in enumerate(tokens) if tokenizer.unk_token_id in ids[first:last]]
-    return Reading(ids, kept, tokens, {i: ngrams(text[slice(*kept[i])], BUCKETS) for i in unknown})
+    hashed = {i: ngrams(text[slice(*kept[i])], BUCKETS) for i in unknown}
+    return Reading(ids, kept, tokens, hashed, cut=len(ids) >= most_tokens)
 
 
 def collate(readings: Sequence[Reading], padding: int) -> Batch:

@@ -96,6 +96,12 @@ def test_an_empty_or_odd_text_is_answered_too(student):
     assert all(set(json.loads(answer.text)) == {"intent", "slots"} for answer in answers)
 
 
+def test_what_is_too_long_to_copy_from_is_not_finished(student):
+    whole, cut = load(student[0])([asked("play jazz by Ann"), asked("play " * 90)])
+    assert whole.finished
+    assert not cut.finished
+
+
 def test_the_same_seed_gives_the_same_bytes(encoder, tmp_path):
     settings = replace(QUICK, epochs=1)
     kept = []
@@ -114,6 +120,7 @@ def test_labels_need_no_copies(encoder, tmp_path):
     answers = load(tmp_path)([prompt for prompt, _ in rows[:3]])
     assert [answer.text for answer in answers] == ["music", "halt", "ask"]
     assert [len(answer.logprobs) for answer in answers] == [1, 1, 1]
+    assert load(tmp_path)([asked("play " * 90)])[0].finished
 
 
 def test_rows_are_dropped_by_reason(encoder, tmp_path):

@@ -41,6 +41,8 @@ def test_units_are_cut_from_the_text_itself(tokenizer):
 def test_what_is_past_the_limit_has_no_units(tokenizer):
     reading = read(tokenizer, "play jazz " * 30, 8)
     assert len(reading.ids) == 8
+    assert reading.cut
+    assert not read(tokenizer, "play jazz", 8).cut
     assert max(last for _, last in reading.tokens) < 8
 
 

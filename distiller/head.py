@@ -92,7 +92,8 @@ def train_head(
         best = min(fitted, key=lambda one: one.loss)  # of equal ones the more regularised
         weight, bias = _fit(vectors, labels, best.c)
     folder.mkdir(parents=True)
-    save_file({"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}, folder / WEIGHTS)
+    kept = {"weight": weight, "bias": bias}  # safetensors writes memory as it lies, whatever the strides say
+    save_file({name: np.ascontiguousarray(value, np.float32) for name, value in kept.items()}, folder / WEIGHTS)
     write_facts(
         folder, "head",
         {"encoder_sha256": base_identity(encoder), "labels": names, "c": best.c, "temperature": best.temperature},
@@ -197,10 +198,18 @@ def _cross_validated(vectors: Matrix, labels: NDArray[np.int64], folds: NDArray[
 
 
 def _temperature(scores: Matrix, labels: NDArray[np.int64]) -> float:
+    """The one under which the rows are likeliest, each label being certain only to (n + 1) / (n + 2).
+
+    That is Platt's remedy ("Probabilistic Outputs for Support Vector Machines", 1999): rows that are all answered right
+    would otherwise promise that no row ever will be answered wrong.
+    """
     from scipy.optimize import minimize_scalar
 
+    rest = 1 / (len(labels) + 2)
+    wanted = np.full(scores.shape, rest / (scores.shape[1] - 1))
+    wanted[np.arange(len(labels)), labels] = 1 - rest
     found = minimize_scalar(
-        lambda log: _loss(scores / np.exp(log), labels), bounds=np.log(_TEMPERATURES), method="bounded"
+        lambda log: -(wanted * _log_softmax(scores / np.exp(log))).sum(), bounds=np.log(_TEMPERATURES), method="bounded"
     )
     return float(np.exp(found.x))
 

@@ -25,7 +25,6 @@ from distiller.embedding import Encoders
 from distiller.generate import Generated
 from distiller.head import MOST_TOLD
 from distiller.predict import Predict, Prompt
-from distiller.serving import Command, EngineSettings
 from distiller.small import load_small
 from distiller.small_wire import completion, events
 from proxy.errors import BadInput, envelope
@@ -198,14 +197,6 @@ def _explain(app: FastAPI) -> None:
 
 def _error(status: int, message: str, kind: str, code: str | None = None) -> Response:
     return Response(envelope(message, kind, code), status, media_type="application/json")
-
-
-def small_command(settings: EngineSettings) -> Command:
-    """What starts this server, for `distiller.serving.Engine`; `settings.base` is an encoder's folder."""
-    argv = [sys.executable, "-m", "distiller.small_server", "--port", str(settings.port)]
-    argv += ["--encoder", str(settings.base), *settings.extra_args]
-    # Threads that spin at barriers would stall what else runs on the machine; nothing here may ask a hub.
-    return argv, {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

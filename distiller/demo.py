@@ -65,6 +65,7 @@ candidate_concurrency = {at_once}
 engine_hour = 0.1
 training_hour = 0.1
 [distiller]
+students = ["adapter"]
 base = "{base}"
 min_exchanges = 200
 max_rows = {rows}

@@ -17,11 +17,13 @@ from distiller.adapter_student import ADAPTER, adapter_student, threads
 from distiller.base import base_identity
 from distiller.bundle import Bundle, seal
 from distiller.dataset import Dataset, dataset
+from distiller.engines import SMALL, VLLM
 from distiller.generate import generate
 from distiller.proposal import Proposal, answered, card, mean, propose
-from distiller.recipes import VLLM, Kind, Report
+from distiller.recipes import Kind, Report
 from distiller.scoring import Score, scoring
 from distiller.settings import Settings
+from distiller.small_students import encoder_student, head_student
 from proxy.errors import Refused, Unavailable
 from proxy.log import Log
 from router.calibration import Calibration
@@ -32,7 +34,9 @@ from router.prompt import student_messages
 from router.registry import register
 
 # The cheapest to serve first.
-KINDS = (Kind(ADAPTER, VLLM, adapter_student),)
+KINDS = (
+    Kind("head", SMALL, head_student), Kind("encoder", SMALL, encoder_student), Kind(ADAPTER, VLLM, adapter_student),
+)  # fmt: skip
 
 # What one exchange costs at the teacher: unpriced as soon as one of them is.
 _WORTH = """

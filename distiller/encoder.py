@@ -4,7 +4,6 @@ Reads a prompt in one pass, some thousand times cheaper than a language model th
 verdicts or servers: prompts and answers in, a folder out, and from a folder the answers to prompts.
 """
 
-import json
 import random
 import time
 from collections import Counter
@@ -19,15 +18,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer, get_linear_schedule_with_warmup, set_seed
 
 from distiller.encoder_net import Batch, Network, Reading, collate, load_encoder, read
-from distiller.extraction import Form, Span, Targets, form_from, learn, shown, write
+from distiller.extraction import Form, Span, Targets, form_from, learn, write
 from distiller.generate import Generated
+from distiller.predict import Predict, Prompt, one_text, read_facts, write_facts
 from distiller.tagging import OUTSIDE, likeliest, spans_of, tags_of
 from proxy.errors import BadInput, Refused
 from router.confidence import confidence
 
 KIND = "encoder"
-Prompt = Sequence[Mapping[str, str]]
-Predict = Callable[[Sequence[Prompt]], list[Generated]]
 Progress = Callable[[int, int, float], None]
 """(step, steps, loss), counted from 1; the steps are fewer where training ends early."""
 
@@ -102,7 +100,7 @@ def train_encoder(
     started = time.perf_counter()
     torch.set_num_threads(settings.threads)
     tokenizer = AutoTokenizer.from_pretrained(encoder)
-    learned = learn([(shown(prompt), answer) for prompt, answer in rows])
+    learned = learn([(one_text(prompt), answer) for prompt, answer in rows])
     examples, dropped = _examples(tokenizer, rows, learned.targets, len(learned.form.copied), settings.max_tokens)
     if len(examples) < 2:
         raise Refused(f"no more than {len(examples)} row has copies that fit into max_tokens = {settings.max_tokens}")
@@ -130,7 +128,7 @@ def load(folder: Path) -> Predict:
     An answer's `logprobs` has a number for each class, one for each copy, and one for all that is not copied (nats).
     It has not `finished` where there may be more to copy in what is past the student's `max_tokens`.
     """
-    stored = _stored(folder)
+    stored = read_facts(folder)
     form, most = form_from(stored["form"]), stored["max_tokens"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     network = Network(AutoModel.from_config(AutoConfig.from_pretrained(folder)), form)
@@ -138,7 +136,7 @@ def load(folder: Path) -> Predict:
     network.eval()
 
     def predict(prompts: Sequence[Prompt]) -> list[Generated]:
-        texts = [shown(prompt) for prompt in prompts]
+        texts = [one_text(prompt) for prompt in prompts]
         return _answers(network, form, texts, [read(tokenizer, text, most) for text in texts], tokenizer.pad_token_id)
 
     return predict
@@ -152,7 +150,7 @@ def _examples(
     for (prompt, _), found in zip(rows, targets, strict=True):
         if found is None:
             continue
-        text = shown(prompt)
+        text = one_text(prompt)
         reading = read(tokenizer, text, most)
         tags = tags_of(found.spans, reading.units, fields)
         if tags is None:
@@ -299,15 +297,4 @@ def _save(folder: Path, network: Network, tokenizer: Any, form: Form, settings: 
     network.encoder.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     save_file({name: one.contiguous() for name, one in network.state_dict().items()}, folder / "model.safetensors")
-    stored = {"kind": KIND, "form": asdict(form), "max_tokens": settings.max_tokens}
-    (folder / "small.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    try:
-        stored: dict[str, Any] = json.loads((folder / "small.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{folder} is no small student: {error}") from None
-    if stored.get("kind") != KIND:
-        raise BadInput(f"{folder} holds a student of kind {stored.get('kind')!r}, not {KIND!r}")
-    return stored
+    write_facts(folder, KIND, {"form": asdict(form), "max_tokens": settings.max_tokens})

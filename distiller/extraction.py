@@ -76,11 +76,6 @@ _Meanings = Mapping[Where, Mapping[str, str]]
 """For each closed leaf: the JSON text that stands for a value's."""
 
 
-def shown(messages: Sequence[Mapping[str, str]]) -> str:
-    """The one text that is read of a prompt, as `router.prompt.student_messages` gives it: its parts, line by line."""
-    return "\n".join(message["content"] for message in messages if message["content"].strip())
-
-
 def learn(rows: Sequence[tuple[str, str]]) -> Learned:
     """The form of the answers in `rows` of (text, answer), and their targets.
 

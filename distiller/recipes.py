@@ -13,7 +13,6 @@ from distiller.dataset import Dataset
 from distiller.generate import Generated
 from distiller.settings import Settings
 
-VLLM, SMALL = "vllm", "small"  # The engines that serve students.
 # Told what is being done, how far it is and of how much.
 Report = Callable[[str, int, int], None]
 

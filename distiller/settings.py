@@ -23,7 +23,7 @@ from router.evaluators import check_declared
 from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
-STUDENTS = ("adapter",)  # The kinds there are, the cheapest to serve first.
+STUDENTS = ("head", "encoder", "adapter")  # The kinds there are, the cheapest to serve first.
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,9 @@ class DistillerSettings:
     one that would answer the share `enough_coverage` of the task's exchanges.
     """
 
-    students: tuple[str, ...] = ("adapter",)
+    students: tuple[str, ...] = ("head", "encoder", "adapter")
     enough_coverage: float = 0.8
+    encoder: str = "minilm-l6-v2"
     base: str = "smollm2-135m-instruct"
     schedule: str = ""
     new_exchanges: int = 0

@@ -7,7 +7,7 @@ small.json           {"kind": "head", ...}: what the kind needs to answer
 from collections.abc import Callable
 from pathlib import Path
 
-from distiller import head
+from distiller import encoder, head
 from distiller.embedding import Encoders
 from distiller.predict import Predict, read_facts
 from proxy.errors import BadInput
@@ -15,7 +15,10 @@ from proxy.errors import BadInput
 
 def load_small(folder: Path, encoders: Encoders) -> Predict:
     """The student in `folder`, ready to answer; BadInput where it cannot be read, or reads another encoder."""
-    kinds: dict[str, Callable[[], Predict]] = {"head": lambda: head.load(folder, encoders)}
+    kinds: dict[str, Callable[[], Predict]] = {
+        "head": lambda: head.load(folder, encoders),
+        "encoder": lambda: encoder.load(folder),
+    }
     kind = read_facts(folder)["kind"]
     if kind not in kinds:
         raise BadInput(f"{folder} holds a student of kind {kind!r}, and there are only {', '.join(kinds)}")

@@ -8,7 +8,6 @@ together; models run in one thread of their own, so that the event loop is never
 
 import argparse
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -23,6 +23,7 @@ canary_exchanges = 5
 max_slowdown = 0.0  # the teacher is a replay and answers at once
 {router}
 [distiller]
+students = ["adapter"]
 base = "{base}"
 min_exchanges = 100
 epochs = 8

@@ -12,8 +12,8 @@ from typing import Any
 
 from distiller.base import resolve_base
 from distiller.distill import distill
+from distiller.engines import SMALL
 from distiller.generate import Generated, generate
-from distiller.recipes import SMALL
 from distiller.settings import DistillerSettings, Settings
 from distiller.small import load_small
 from proxy.errors import StillroomError

@@ -145,7 +145,7 @@ _HEAD = (
 )
 _NOTES = """agreement: mean verdict against the teacher on later rows. right: against the right answer, where it is
 known. retention: the student's share of the teacher's score, on the right answer where every row has one, else on
-agreement, with its one-sided 95 % lower bound (bootstrap). covered at 95 %: the largest share of rows, most confident first, with
-mean agreement of at least {retention}; in hindsight. certified: what the parity test proves above {bar:g} at alpha
-{alpha:g} with the threshold proposed on the holdout; no promise of more. minutes: curation, training, holdout and
-controls. untuned base: the language model without training, on the first holdout rows."""
+agreement, with its one-sided 95 % lower bound (bootstrap). covered at 95 %: the largest share of rows, most confident
+first, with mean agreement of at least {retention}; in hindsight. certified: what the parity test proves above {bar:g}
+at alpha {alpha:g} with the threshold proposed on the holdout; no promise of more. minutes: curation, training, holdout
+and controls. untuned base: the language model without training, on the first holdout rows."""

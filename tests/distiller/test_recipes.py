@@ -1,5 +1,5 @@
 from distiller.distill import KINDS
-from distiller.recipes import SMALL, VLLM
+from distiller.engines import SMALL, VLLM
 from distiller.settings import STUDENTS
 
 

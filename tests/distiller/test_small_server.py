@@ -180,9 +180,7 @@ async def test_the_engine_runs_it_and_checks_what_it_loads(encoder: Path, head: 
     settings = EngineSettings(base=encoder, port=free_port(), dtype="float32", log=tmp_path / "small.log")
     engine = Engine(settings, command=small_command)
     right, wrong = Golden(asking("refund my money"), "billing"), Golden(asking("refund my money"), "login")
-    engine.want(
-        {"good": head, "bad": head, "none": tmp_path}, {"good": [right], "bad": [wrong], "none": [right]}
-    )
+    engine.want({"good": head, "bad": head, "none": tmp_path}, {"good": [right], "bad": [wrong], "none": [right]})
     async with running(engine):
         await until(lambda: len(engine.status().ready) + len(engine.status().failed) == 3)
         assert engine.status().ready == {"good"}

@@ -4,9 +4,11 @@ Must not know servers or the log. Its probabilities are calibrated by one temper
 Modern Neural Networks", 2017), fitted on rows that the regression did not see.
 """
 
+import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,11 +178,25 @@ def _fit(vectors: Matrix, labels: NDArray[np.int64], c: float) -> tuple[Matrix, 
     """Weight (labels, dimensions) and bias (labels) of the regression; of two labels it gives only the second's."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(vectors, labels)
+    with _no_mark_of_pandas():
+        model = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(vectors, labels)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:
         return np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
     return weight, bias
+
+
+@contextmanager
+def _no_mark_of_pandas() -> Iterator[None]:
+    """Where pandas is marked as absent (`proxy.log` does so for DuckDB), scikit-learn takes the mark for the module."""
+    marked = "pandas" in sys.modules and sys.modules["pandas"] is None
+    if marked:
+        del sys.modules["pandas"]
+    try:
+        yield
+    finally:
+        if marked:
+            sys.modules["pandas"] = None  # type: ignore[assignment]
 
 
 def _cross_validated(vectors: Matrix, labels: NDArray[np.int64], folds: NDArray[np.int64], c: float) -> _Fitted:

@@ -172,7 +172,7 @@ class _Service:
                 _log.warning("distillation of %s ended with exit code %s", task, await process.wait())
 
     def _charge(self, since: float, force: bool) -> float:
-        """Charge the machine's hours, idle or not, however many engines run; returns until when they are charged."""
+        """Charge the hours of the machine that serves, idle or not; returns the moment up to which they are charged."""
         now = time.monotonic()
         if not force and now - since < CHARGE_SECONDS:
             return since

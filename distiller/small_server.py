@@ -30,6 +30,7 @@ from proxy.errors import BadInput, envelope
 
 GATHER_S = 0.002  # that the first request of a batch waits for others
 MOST_AT_ONCE = 64
+MOST_ERRORS = 3  # told of one request
 
 
 class Part(BaseModel):
@@ -181,8 +182,8 @@ def _explain(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        return _error(400, f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}", "invalid_request_error")
+        told = [f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()]
+        return _error(400, "; ".join(told[:MOST_ERRORS]), "invalid_request_error")
 
     @app.exception_handler(HTTPException)
     async def not_found(_: Request, error: HTTPException) -> Response:

@@ -1,5 +1,6 @@
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,14 @@ def test_equal_rows_give_equal_bytes_and_another_order_of_folds_the_same_labels(
     facts = [json.loads((folder / FACTS).read_text()) for folder in (head, tmp_path / "other")]
     assert facts[0]["labels"] == facts[1]["labels"] == sorted(QUEUES)
     assert facts[0]["temperature"] != facts[1]["temperature"]
+
+
+def test_it_learns_where_pandas_is_marked_as_absent(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)  # As a process has it that opened the log.
+    assert toy_head(encoder, tmp_path / "small").labels == 3
+    assert sys.modules["pandas"] is None
 
 
 def test_two_labels_are_a_choice_too(encoder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from proxy.log import Log
 from router.registry import candidates
 from tests.distiller.toy_encoder import build_toy_encoder
 from tests.distiller.toy_task import ANSWERS, toy_log, toy_settings
-from tests.router.conftest import TASK
+from tests.logs import migrated
+from tests.router.conftest import TASK, insert
 
 
 @pytest.fixture
@@ -67,7 +68,11 @@ def test_the_cheapest_that_answers_enough_is_taken_and_made_again_to_the_same_na
     assert rebuild(log, settings, done.bundle, lambda *_: None).same
 
 
-def test_what_is_not_for_the_task_is_told_with_the_others(log: Log, settings: Settings, tmp_path: Path) -> None:
-    missing = replace(settings.distiller, students=("head", "encoder"), encoder=str(tmp_path / "toy" / "nothing"))
-    with pytest.raises(Refused, match=r"head: .*; encoder: "):
-        distill(log, replace(settings, distiller=missing), TASK, lambda *_: None)
+def test_why_no_kind_does_is_told_of_each(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "free").mkdir()
+    log = migrated(tmp_path / "free")
+    for number in range(120):
+        insert(log, [f"lamp {number} is red"], f"{number} lamps, {number * 7} bulbs and {number * 13} moths were seen.")
+    small = replace(settings, distiller=replace(settings.distiller, students=("head", "encoder")))
+    with pytest.raises(Refused, match=r"head: a linear head answers with labels; .*; encoder: "):
+        distill(log, small, TASK, lambda *_: None)

@@ -251,6 +251,23 @@ def distill(arguments: argparse.Namespace) -> int:
     return show(arguments, done, distilled_summary)
 
 
+def lineage(arguments: argparse.Namespace) -> int:
+    """Trace a student back to the exchanges it learned from, and make it again from them."""
+    _wait_politely()
+    from distiller.lineage import lineage as trace
+    from distiller.lineage import rebuild, student_of
+    from distiller.terminal import lineage_summary, progress, rebuilt_summary
+
+    settings = load_settings(arguments.config)
+    bundle, log = student_of(settings, arguments.student), opened_log(settings)
+    if not arguments.rebuild:
+        return show(arguments, trace(log, bundle), lineage_summary)
+    with progress(quiet=arguments.json) as on_progress:
+        done = rebuild(log, settings, bundle, on_progress)
+    show(arguments, done, rebuilt_summary)
+    return 0 if done.same else 1
+
+
 def report(arguments: argparse.Namespace) -> int:
     """Show what was spent, avoided and saved."""
     from distiller.terminal import report_table
@@ -307,8 +324,8 @@ async def _until_signal(work: Callable[[Any], Any]) -> None:
 COMMANDS: Mapping[str, Command] = {
     command.__name__.replace("_", "-"): command
     for command in (
-        serve, worker, controller, demo, tasks, distill, certificate, verify, promote, rollback, freeze, rivals, gold,
-        keys, erase, status, report, sql, replay_teacher, doctor,
+        serve, worker, controller, demo, tasks, distill, lineage, certificate, verify, promote, rollback, freeze,
+        rivals, gold, keys, erase, status, report, sql, replay_teacher, doctor,
     )
 }  # fmt: skip
 

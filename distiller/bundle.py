@@ -106,6 +106,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return dict(_read_manifest(path / MANIFEST)["manifest"])
 
 
+def listed(path: Path) -> dict[str, str]:
+    """A student's files as they are listed now: relative POSIX path -> SHA-256 (hex)."""
+    return _listed((path / SUMS).read_text())
+
+
 def _sums_text(sums: Mapping[str, str]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in sums.items())
 

@@ -25,7 +25,7 @@ from distiller.base import DEFAULT_BASE
 from distiller.distill import Distilled, distill
 from distiller.sample_traffic import sample_traffic, write_traffic
 from distiller.settings import Settings, load_settings
-from distiller.terminal import money, progress
+from distiller.terminal import money, progress, untuned
 from proxy.errors import BadInput, StillroomError, Unavailable
 from proxy.log import Log, open_log
 from proxy.traffic_file import Row, read_traffic
@@ -186,8 +186,8 @@ class _Loop:
             with progress(quiet=False) as on_progress:
                 self.distilled[task] = done = distill(self.log, self.settings, task, on_progress)
             self.console.print(
-                f"   {task}: {done.bundle.id}, {done.trained_rows} rows in {done.trained.seconds:.0f} s, "
-                f"holdout agreement {done.holdout.student:.3f} (untuned base {done.holdout.base:.3f}, "
+                f"   {task}: {done.bundle.id}, {done.trained_rows} rows in {done.trained['seconds']:.0f} s, "
+                f"holdout agreement {done.holdout.student:.3f} ({untuned(done.holdout)}"
                 f"most common answer {done.holdout.majority:.3f})"
             )
         except StillroomError as error:
@@ -285,7 +285,7 @@ class _Loop:
         if isinstance(done, Distilled):
             show(
                 f"    student         {found['candidate']}, trained on {done.trained_rows} rows "
-                f"in {done.trained.seconds:.0f} s"
+                f"in {done.trained['seconds']:.0f} s"
             )
         show(f"    stage           {found['stage']} ({found['reason']})")
         show(f"    parity          {found['verdict']}")

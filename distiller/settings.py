@@ -23,12 +23,19 @@ from router.evaluators import check_declared
 from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
+STUDENTS = ("adapter",)  # The kinds there are, the cheapest to serve first.
 
 
 @dataclass(frozen=True, slots=True)
 class DistillerSettings:
-    """`[distiller]`: what students grow from and when; empty `schedule` and zero `new_exchanges` mean by hand only."""
+    """`[distiller]`: which students are tried, from what they grow, and when.
 
+    Empty `schedule` and zero `new_exchanges` mean by hand only. Of `students`, the kinds that are tried, none is after
+    one that would answer the share `enough_coverage` of the task's exchanges.
+    """
+
+    students: tuple[str, ...] = ("adapter",)
+    enough_coverage: float = 0.8
     base: str = "smollm2-135m-instruct"
     schedule: str = ""
     new_exchanges: int = 0
@@ -153,6 +160,7 @@ def _check(settings: Settings) -> None:
         raise BadInput(f"serving.device must be cpu or gpu, not {settings.serving.device!r}")
     if settings.judge.concurrency < 1 or settings.judge.timeout <= 0:
         raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
+    _check_students(settings.distiller)
     if settings.distiller.rank > settings.serving.max_lora_rank:
         raise BadInput(
             f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "
@@ -164,6 +172,13 @@ def _check(settings: Settings) -> None:
         raise BadInput(f"proxy.workers must be at least 1, not {settings.proxy.workers}")
     _check_router(settings.router)
     _check_money(settings.money)
+
+
+def _check_students(distiller: DistillerSettings) -> None:
+    if not distiller.students or not set(distiller.students) <= set(STUDENTS):
+        raise BadInput(f"distiller.students must name some of {', '.join(STUDENTS)}, not {list(distiller.students)}")
+    if not 0 < distiller.enough_coverage <= 1:
+        raise BadInput(f"distiller.enough_coverage is a share above 0, such as 0.8, not {distiller.enough_coverage}")
 
 
 def _check_router(router: RouterSettings) -> None:

@@ -186,12 +186,10 @@ def distilled_summary(done: Any) -> None:
     Console().print(
         f"{done.bundle.id}{'' if done.fresh else ' (known already)'} at {done.bundle.path}\n"
         f"read {done.read} exchanges at snapshot {done.snapshot}; dropped: {dropped}\n"
-        f"trained on {done.trained_rows} rows in {done.trained.seconds:.0f} s "
-        f"({done.trained.tokens / done.trained.seconds:.0f} tokens/s), loss {done.trained.first_loss:.3f} -> "
-        f"{done.trained.last_loss:.3f}\n"
-        f"holdout of {done.holdout.rows} later exchanges, {done.evaluator} agreement: student "
-        f"{done.holdout.student:.3f}, untuned base {done.holdout.base:.3f} ({done.holdout.base_rows} rows), "
-        f"always the most common answer "
+        f"{done.kind}, trained on {done.trained_rows} rows in {done.trained['seconds']:.0f} s{_speed(done.trained)}\n"
+        + "".join(map(_tried, done.tried if len(done.tried) > 1 else ()))
+        + f"holdout of {done.holdout.rows} later exchanges, {done.evaluator} agreement: student "
+        f"{done.holdout.student:.3f}, {untuned(done.holdout)}always the most common answer "
         f"{done.holdout.majority:.3f}\n"
         + _reliability(done.calibration)
         + (f"decided after the first {tokens} tokens: what follows is checked by nothing\n" if tokens else "")
@@ -208,6 +206,48 @@ def distilled_summary(done: Any) -> None:
             else "no confidence threshold separates what it knows: shadow judges all of its answers"
         )
     )
+
+
+def lineage_summary(found: Any) -> None:
+    """`stillroom lineage`."""
+    named = len(found.trained) + len(found.judged)
+    when = f", asked between {found.first} and {found.last}" if found.first else ""
+    print(
+        f"{found.student}: {found.kind} for {found.task}, from snapshot {found.snapshot} of the log\n"
+        f"base model with SHA-256 {found.base_sha256}\n"
+        f"learned from {len(found.trained)} exchanges, first judged on {len(found.judged)} later ones; the log still "
+        f"holds {found.held} of these {named}{when}\n"
+        "their ids: --json"
+    )
+
+
+def rebuilt_summary(done: Any) -> None:
+    """`stillroom lineage --rebuild`."""
+    if done.same:
+        print(f"{done.student} was made again from its exchanges: every file is the same, and so is its name")
+    else:
+        print(f"{done.student} became {done.rebuilt}; files that differ: {', '.join(done.differ)}")
+
+
+def _speed(trained: Mapping[str, Any]) -> str:
+    """Where tokens were counted."""
+    if "tokens" not in trained:
+        return ""
+    return (
+        f" ({trained['tokens'] / trained['seconds']:.0f} tokens/s), loss {trained['first_loss']:.3f} -> "
+        f"{trained['last_loss']:.3f}"
+    )
+
+
+def _tried(one: Any) -> str:
+    if one.why:
+        return f"  {one.kind}: none, {one.why}\n"
+    return f"  {one.kind}: agreement {one.score:.3f}, would answer {one.coverage:.0%}, {one.seconds:.0f} s\n"
+
+
+def untuned(holdout: Any) -> str:
+    """How the base model did without training, with a comma behind; nothing where there is none."""
+    return "" if holdout.base is None else f"untuned base {holdout.base:.3f} ({holdout.base_rows} rows), "
 
 
 def _reliability(calibration: Any) -> str:

@@ -2,14 +2,11 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from distiller.distill import _servable, distill
-from distiller.generate import Generated
+from distiller.distill import distill
 from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
@@ -19,31 +16,16 @@ from router.registry import SHADOW, candidates
 from router.said import Said
 from router.scoring import scoring
 from router.settings import JudgeSettings, RouterSettings, TaskSettings
-from tests.distiller.toy import build_toy
+from tests.distiller.toy_task import toy_log, toy_settings
 from tests.judges import Judges
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert
 from tests.servers import serving
 
-ANSWERS = {"red": "stop", "amber": "wait", "green": "go"}
-
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    log = migrated(tmp_path)
-    for start in range(0, 150, 3):
-        for place, (colour, answer) in enumerate(ANSWERS.items()):
-            insert(log, [f"lamp {start + place} is {colour}"], answer)
-    return log
-
-
-def settings(folder: Path) -> Settings:
-    base = folder / "toy"
-    build_toy(base, [f"lamp is {colour} {answer}" for colour, answer in ANSWERS.items()])
-    options = DistillerSettings(
-        base=str(base), min_exchanges=100, epochs=6, learning_rate=1e-2, control_rows=4, max_tokens=128
-    )
-    return Settings(home=str(folder), distiller=options)
+    return toy_log(tmp_path)
 
 
 def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) -> None:
@@ -51,7 +33,7 @@ def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) 
     insert(log, ["half"], partial=True)
     insert(log, ["by a student"], served_by="student-0")
     steps: list[str] = []
-    done = distill(log, settings(tmp_path), TASK, lambda step, at, of: steps.append(step))
+    done = distill(log, toy_settings(tmp_path), TASK, lambda step, at, of: steps.append(step))
     assert (done.read, done.dropped, done.trained_rows) == (152, {"error": 1, "partial": 1}, 120)
     assert {"training", "holdout", "untuned base as control"} <= set(steps)
     assert done.holdout.student > max(done.holdout.base, done.holdout.majority)
@@ -72,7 +54,7 @@ def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) 
 
 async def test_what_is_declared_of_the_task_is_frozen_with_the_student(log: Log, tmp_path: Path) -> None:
     declared = RouterSettings(tasks={TASK: TaskSettings(aliases={"Halt": "stop"})})
-    distill(log, replace(settings(tmp_path), router=declared), TASK, lambda *_: None)
+    distill(log, replace(toy_settings(tmp_path), router=declared), TASK, lambda *_: None)
     (candidate,) = candidates(log)
     assert (candidate.evaluator, candidate.card["aliases"], candidate.card["sets"]) == ("label", {"Halt": "stop"}, [])
     assert candidate.card["labels"] == ["go", "halt", "stop", "wait"]
@@ -92,7 +74,7 @@ async def test_what_is_declared_of_the_task_is_frozen_with_the_student(log: Log,
 def test_what_cannot_score_is_said_before_training(
     log: Log, tmp_path: Path, declared: TaskSettings, error: type[Exception], said: str
 ) -> None:
-    told = replace(settings(tmp_path), router=RouterSettings(tasks={TASK: declared}))
+    told = replace(toy_settings(tmp_path), router=RouterSettings(tasks={TASK: declared}))
     with pytest.raises(error, match=said):
         distill(log, told, TASK, lambda *_: None)
     assert not (tmp_path / "students").exists()
@@ -102,7 +84,7 @@ def test_where_first_tokens_decide_all_answers_are_calibrated_on_those_and_the_c
     log: Log, tmp_path: Path
 ) -> None:
     declared = RouterSettings(tasks={TASK: TaskSettings(first_tokens=1)}, hold_seconds=3.0)
-    done = distill(log, replace(settings(tmp_path), router=declared), TASK, lambda *_: None)
+    done = distill(log, replace(toy_settings(tmp_path), router=declared), TASK, lambda *_: None)
     (candidate,) = candidates(log)
     rows = [json.loads(line) for line in (done.bundle.path / "holdout.jsonl").read_text().splitlines()]
     sure = [math.exp(row["logprobs"][0]) for row in rows]
@@ -115,23 +97,10 @@ def test_where_first_tokens_decide_all_answers_are_calibrated_on_those_and_the_c
     assert route(candidate, declared, "http://x").hold == 3.0
 
 
-@pytest.mark.parametrize("tokens", [0, 1])
-def test_answers_without_the_form_or_an_end_count_only_where_first_tokens_decide(tokens: int) -> None:
-    data: Any = SimpleNamespace(labels=("stop",), evaluator="label", declared=TaskSettings(first_tokens=tokens))
-    answers = [
-        Generated("stop", 0.4, True, (math.log(0.8), math.log(0.5))),
-        Generated("nonsense", 0.7, True, (math.log(0.7), 0.0)),
-        Generated("stop stop", 0.06, False, (math.log(0.6), math.log(0.1))),
-    ]
-    sure, verdicts = _servable(data, answers, [1.0, 0.0, 0.0])
-    assert sure == pytest.approx([0.8, 0.7, 0.6] if tokens else [0.4])
-    assert verdicts == ([1.0, 0.0, 0.0] if tokens else [1.0])
-
-
 def test_the_same_data_gives_the_same_student(log: Log, tmp_path: Path) -> None:
-    first = distill(log, settings(tmp_path), TASK, lambda *_: None)
-    second = distill(log, settings(tmp_path), TASK, lambda *_: None)
-    assert (first.fresh, second.trained.last_loss) == (True, first.trained.last_loss)
+    first = distill(log, toy_settings(tmp_path), TASK, lambda *_: None)
+    second = distill(log, toy_settings(tmp_path), TASK, lambda *_: None)
+    assert (first.fresh, second.trained["last_loss"]) == (True, first.trained["last_loss"])
 
 
 def test_too_little_to_learn_from_says_how_much_is_missing(log: Log, tmp_path: Path) -> None:
@@ -151,7 +120,7 @@ def test_free_text_is_judged_and_the_student_waits_for_the_judge_in_shadow(tmp_p
     for text, answer in right.items():
         insert(log, [text], answer)
     with serving(Judges(right).app()) as url:
-        given = replace(settings(tmp_path), judge=JudgeSettings("openai/perfect", url))
+        given = replace(toy_settings(tmp_path), judge=JudgeSettings("openai/perfect", url))
         done = distill(log, given, TASK, lambda *_: None)
     (candidate,) = candidates(log)
     assert (done.evaluator, candidate.evaluator, candidate.card["labels"]) == ("judge", "judge", [])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from distiller.distill import Tried
 from distiller.erase import Erased, Learned
 from distiller.terminal import (
     as_json,
@@ -147,7 +148,8 @@ def distilled(threshold: Threshold | None, calibration: Calibration, **card: Any
         bundle=SimpleNamespace(id="student-1", path=Path("students/student-1"), manifest={"card": card}),
         fresh=True, read=500, snapshot=3,
         dropped={"error": 2}, trained_rows=300, evaluator="label", threshold=threshold, calibration=calibration,
-        trained=SimpleNamespace(seconds=10.0, tokens=5000, first_loss=2.0, last_loss=0.1),
+        kind="adapter", trained={"seconds": 10.0, "tokens": 5000, "first_loss": 2.0, "last_loss": 0.1},
+        tried=(Tried("head", why="not for json"), Tried("encoder", 0.5, 0.1, 3.0), Tried("adapter", 0.9, 0.8, 10.0)),
         holdout=SimpleNamespace(rows=100, student=0.9, base=0.1, base_rows=8, majority=0.3),
     )  # fmt: skip
 
@@ -162,6 +164,9 @@ def test_a_distillation_says_what_it_proposes_and_how_calibrated_it_is(
         distilled_summary(distilled(choose_threshold(*rows, 0.05, plan=plan), calibrate(*rows)))
         shown = capsys.readouterr().out
         assert f"expected net saving {saving}; later exchanges have to prove it" in shown
+        assert "head: none, not for json\n  encoder: agreement 0.500, would answer 10%, 3 s\n" in shown
+        assert "adapter, trained on 300 rows in 10 s (500 tokens/s), loss 2.000 -> 0.100\n" in shown
+        assert "student 0.900, untuned base 0.100 (8 rows), always the most common answer 0.300" in shown
         assert "calibration error (ECE) 0.100 -> 0.000, Brier score 0.010 -> 0.000" in shown
     distilled_summary(distilled(None, calibrate([], [])))
     shown = capsys.readouterr().out

@@ -1,0 +1,91 @@
+"""Owns the student that is an adapter of a language model: rendered, trained, and its holdout answered.
+
+Must not know how good the answers are, nor how it is served.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from distiller.base import compute_dtype, resolve_base
+from distiller.dataset import Dataset
+from distiller.examples import Encoded, encode
+from distiller.generate import generate
+from distiller.recipes import Made, Report
+from distiller.settings import DistillerSettings, Settings
+from distiller.train import TrainSettings, train
+from proxy.errors import Refused
+from router.prompt import student_messages
+
+ADAPTER = "adapter"
+
+
+def adapter_student(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
+    """Train an adapter into `folder`/adapter; Refused where no row fits into the limits."""
+    options = settings.distiller
+    on_progress(f"base model {options.base}", 0, 1)
+    base = resolve_base(options.base, settings.folder / "bases")
+    encoded, left_out = _encoded(base, data, options)
+    adapter = folder / ADAPTER
+    trained = train(base, encoded, _train_settings(options), adapter, lambda i, n, _: on_progress("training", i, n))
+    limit = _answer_limit(encoded)
+    answers = generate(
+        base, adapter, data.asked(data.holdout), limit, threads(options), lambda i, n: on_progress("holdout", i, n)
+    )
+    (folder / "losses.json").write_text(json.dumps(trained.losses))
+    facts = {key: value for key, value in asdict(trained).items() if key != "losses"} | {"dtype": compute_dtype()}
+    return Made(base, answers, limit, len(encoded), facts, left_out)
+
+
+def threads(options: DistillerSettings) -> int:
+    """How many cores to use."""
+    return options.threads or os.cpu_count() or 1
+
+
+def _encoded(base: Path, data: Dataset, options: DistillerSettings) -> tuple[list[Encoded], Counter[str]]:
+    """Token ids of the newest rows that fit into the limits, oldest first, and how many did not fit, by reason."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    budget = options.train_tokens // options.epochs if options.train_tokens else None
+    encoded: list[Encoded] = []
+    left_out: Counter[str] = Counter()
+    spent = 0
+    for row in reversed(data.train):
+        one = encode(tokenizer, student_messages(row.messages, data.static), row.answer)
+        length = len(one.input_ids)
+        if length > options.max_tokens:
+            left_out["too_long"] += 1
+        elif budget is not None and spent + length > budget:
+            left_out["over_budget"] += 1
+        else:
+            spent += length
+            encoded.append(one)
+    if not encoded:
+        raise Refused(
+            f"no row fits into distiller.max_tokens = {options.max_tokens} and distiller.train_tokens: raise them"
+        )
+    return encoded[::-1], left_out
+
+
+def _train_settings(options: DistillerSettings) -> TrainSettings:
+    return TrainSettings(
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        rank=options.rank,
+        alpha=2 * options.rank,
+        tokens_per_step=max(512, options.max_tokens),
+        max_tokens=options.max_tokens,
+        seed=options.seed,
+        threads=threads(options),
+        layers=options.layers or None,
+    )
+
+
+def _answer_limit(encoded: Sequence[Encoded]) -> int:
+    """Tokens a student may answer with: what the longest taught answer needs, and half as much again."""
+    longest = max(len(row.input_ids) - row.prompt_length for row in encoded)
+    return longest + longest // 2 + 2

@@ -1,0 +1,134 @@
+"""Owns what is proposed after training: a student's holdout verdicts, its calibration and threshold, and its card.
+
+Must not know how a student was made, nor register it. What stands in its folder afterwards is the same for the same
+dataset, settings and verdicts.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+from distiller.curate import Recorded
+from distiller.dataset import Dataset
+from distiller.generate import Generated
+from distiller.recipes import Kind, Made, Report
+from distiller.scoring import Answered, Score
+from distiller.settings import Settings
+from proxy.errors import Refused
+from router.calibration import Calibration, apply, calibrate
+from router.confidence import confidence, first
+from router.coverage import Plan, Threshold, choose_threshold
+from router.evaluators import JUDGE, well_formed
+from router.prompt import extra_lines
+from router.said import Said
+from router.sampling import ALL
+
+GOLDEN = 8
+LINEAGE, HOLDOUT = "lineage.json", "holdout.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One student of `kind` in `folder`, ready to be sealed; `verdicts` in [0, 1] are those of its holdout answers."""
+
+    kind: Kind
+    folder: Path
+    made: Made
+    verdicts: Sequence[float]
+    calibration: Calibration
+    threshold: Threshold | None
+
+    @property
+    def score(self) -> float:
+        """Mean verdict over the whole holdout."""
+        return mean(self.verdicts)
+
+    @property
+    def coverage(self) -> float:
+        """The share of the holdout it would answer; 0 where nothing is proposed."""
+        return self.threshold.coverage if self.threshold else 0.0
+
+
+def propose(
+    kind: Kind, data: Dataset, settings: Settings, folder: Path, score: Score, plan: Plan, on_progress: Report
+) -> Proposal:
+    """Make a student in `folder` and judge its holdout; Refused where the task is not for its kind."""
+    made = kind.make(data, settings, folder, on_progress)
+    verdicts = _verdicts(data, made.answers, score)
+    sure, judged = servable(data, made.answers, verdicts)
+    calibration = calibrate(sure, judged)
+    calibrated = [apply(calibration.knots, one) for one in sure]
+    threshold = choose_threshold(calibrated, judged, settings.router.margin, plan=plan, of=len(made.answers))
+    _write_evidence(folder, data, made.answers, verdicts)
+    return Proposal(kind, folder, made, verdicts, calibration, threshold)
+
+
+def answered(row: Recorded, text: str) -> Answered:
+    """An answer to a row, ready to be scored."""
+    return Answered(row.exchange_id, row.request, row.answer, text)
+
+
+def servable(data: Dataset, answers: Sequence[Generated], verdicts: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Confidences and verdicts of the answers that may go out at all: the others fall back however sure they are.
+
+    Where the first tokens decide all may, as nothing else is known when they do.
+    """
+    if tokens := data.declared.first_tokens:
+        return [confidence(first(one.logprobs, tokens)) for one in answers], list(verdicts)
+    labels = frozenset(data.labels)
+    fit_to_serve = [answer.finished and well_formed(data.evaluator, Said(answer.text), labels) for answer in answers]
+    return [one.confidence for one in compress(answers, fit_to_serve)], list(compress(verdicts, fit_to_serve))
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean; 0 of nothing."""
+    return sum(values) / len(values) if values else 0.0
+
+
+def card(proposal: Proposal, data: Dataset, settings: Settings) -> dict[str, Any]:
+    """What serving and judging need to know of the student, golden prompts and what was declared included."""
+    made = proposal.made
+    golden = [
+        {"messages": prompt, "text": answer.text}
+        for prompt, answer in zip(data.asked(data.holdout), made.answers, strict=True)
+        if answer.finished
+    ][:GOLDEN]
+    if not golden:
+        raise Refused("the student never ends its answers: train longer (distiller.epochs), or on more exchanges")
+    rows = [*data.train, *data.holdout]
+    return {
+        "engine": proposal.kind.engine,
+        "base": str(made.base),
+        "static": sorted(data.static),
+        "extra_lines": max(extra_lines(row.messages, data.static) for row in rows),
+        "labels": list(data.labels),
+        "aliases": data.declared.aliases,
+        "sets": list(data.declared.sets),
+        "first_tokens": data.declared.first_tokens,
+        "max_tokens": made.limit,
+        "data_until": max(row.ts for row in rows).isoformat(),
+        "golden": golden,
+        "calibration": proposal.calibration.knots,
+        "judged_share": settings.router.judged_share if data.evaluator == JUDGE else ALL,
+    }
+
+
+def _verdicts(data: Dataset, answers: Sequence[Generated], score: Score) -> list[float]:
+    """An answer that did not end is wrong, and nobody is asked about it."""
+    texts = [answer.text if answer.finished else None for answer in answers]
+    ended = [(row, text) for row, text in zip(data.holdout, texts, strict=True) if text is not None]
+    scores = iter(score([answered(row, text) for row, text in ended]))
+    return [0.0 if text is None else next(scores) for text in texts]
+
+
+def _write_evidence(folder: Path, data: Dataset, answers: Sequence[Generated], verdicts: Sequence[float]) -> None:
+    """Lineage and per-example holdout outputs, as files of the bundle."""
+    lineage = {"snapshot": data.snapshot, "exchanges": [row.exchange_id for row in data.train]}
+    (folder / LINEAGE).write_text(json.dumps(lineage))
+    with (folder / HOLDOUT).open("w", encoding="utf-8") as out:
+        for row, answer, verdict in zip(data.holdout, answers, verdicts, strict=True):
+            line = {"exchange": row.exchange_id, "teacher": row.answer, **asdict(answer), "verdict": verdict}
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")

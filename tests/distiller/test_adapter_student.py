@@ -1,0 +1,48 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distiller.adapter_student import adapter_student
+from distiller.dataset import Dataset, dataset
+from distiller.settings import Settings
+from proxy.errors import Refused
+from tests.distiller.toy_task import toy_log, toy_settings
+from tests.router.conftest import TASK, insert
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return toy_settings(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path: Path, settings: Settings) -> Dataset:
+    log = toy_log(tmp_path)
+    insert(log, ["a very long one " * 40], "stop")
+    for number in range(40):
+        insert(log, [f"lamp {150 + number} is red"], "stop")
+    return dataset(log, TASK, settings)
+
+
+def made(data: Dataset, settings: Settings, folder: Path, **options: int) -> tuple[int, dict[str, int]]:
+    folder.mkdir()
+    given = replace(settings, distiller=replace(settings.distiller, epochs=1, **options))
+    done = adapter_student(data, given, folder, lambda *_: None)
+    assert len(done.answers) == len(data.holdout)
+    assert len(json.loads((folder / "losses.json").read_text())) == done.facts["steps"]
+    assert (folder / "adapter" / "adapter_config.json").is_file()
+    return done.rows, dict(done.left_out)
+
+
+def test_rows_that_do_not_fit_are_counted_by_reason(data: Dataset, settings: Settings, tmp_path: Path) -> None:
+    assert made(data, settings, tmp_path / "a") == (len(data.train) - 1, {"too_long": 1})
+    rows, left_out = made(data, settings, tmp_path / "b", train_tokens=400)
+    assert rows + sum(left_out.values()) == len(data.train)
+    assert left_out["over_budget"] > 0
+
+
+def test_that_none_fits_is_said(data: Dataset, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"no row fits into distiller.max_tokens = 8"):
+        made(data, settings, tmp_path / "a", max_tokens=8)

@@ -1,0 +1,42 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distiller.dataset import again, dataset
+from distiller.settings import DistillerSettings, Settings
+from proxy.errors import Refused
+from proxy.log import Log
+from router.settings import RouterSettings, TaskSettings
+from tests.distiller.toy_task import toy_log
+from tests.router.conftest import TASK, insert
+
+OPTIONS = DistillerSettings(min_exchanges=100)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return toy_log(tmp_path)
+
+
+def test_what_judges_is_later_than_what_is_learned_and_nothing_stands_on_both_sides(log: Log) -> None:
+    insert(log, ["broken"], status=500)
+    found = dataset(log, TASK, Settings(distiller=OPTIONS))
+    assert (len(found.train), len(found.holdout), found.read, found.dropped) == (120, 30, 151, {"error": 1})
+    assert max(row.ts for row in found.train) <= min(row.ts for row in found.holdout)
+    assert (found.evaluator, found.labels) == ("label", ("go", "stop", "wait"))
+    assert [turn["content"] for turn in found.asked(found.holdout)[-1]][1:] == ["lamp 149 is green"]
+
+
+def test_it_is_had_again_from_the_ids_alone_whatever_came_after(log: Log) -> None:
+    declared = TaskSettings(aliases={"Halt": "stop"})
+    first = dataset(log, TASK, Settings(distiller=OPTIONS, router=RouterSettings(tasks={TASK: declared})))
+    insert(log, ["lamp 150 is red"], "stop")
+    named = [[row.exchange_id for row in rows] for rows in (first.train, first.holdout)]
+    second = again(log, TASK, first.snapshot, named[0], named[1], "label", declared)
+    assert replace(second, read=first.read, dropped=first.dropped) == first
+
+
+def test_an_exchange_that_is_gone_is_named(log: Log) -> None:
+    with pytest.raises(Refused, match=r"1 of the 1 exchanges are no longer in the log, 00nobody for one"):
+        again(log, TASK, 1, ["00nobody"], [], "label", TaskSettings())

@@ -1,0 +1,72 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distiller.bundle import Bundle, seal
+from distiller.distill import distill
+from distiller.lineage import lineage, rebuild, student_of
+from distiller.settings import Settings
+from proxy.errors import BadInput, Refused
+from proxy.log import Log
+from tests.distiller.toy_task import toy_log, toy_settings
+from tests.router.conftest import TASK, insert
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return toy_log(tmp_path)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return toy_settings(tmp_path)
+
+
+@pytest.fixture
+def student(log: Log, settings: Settings) -> Bundle:
+    return distill(log, settings, TASK, lambda *_: None).bundle
+
+
+def test_a_student_is_traced_to_its_exchanges_and_made_again_from_them(
+    log: Log, settings: Settings, student: Bundle
+) -> None:
+    insert(log, ["lamp 150 is red"], "stop")  # What came after it was made must not matter,
+    changed = replace(settings, distiller=replace(settings.distiller, epochs=1, seed=7))  # nor what is set by now.
+    found = lineage(log, student_of(changed, student.id))
+    assert (found.task, found.kind, found.held) == (TASK, "adapter", 150)
+    ids = [name for (name,) in log.query("SELECT id FROM exchanges ORDER BY id LIMIT 150")]
+    assert [*found.trained, *found.judged] == ids
+    done = rebuild(log, changed, student, lambda *_: None)
+    assert (done.same, done.rebuilt, done.differ) == (True, student.id, [])
+    assert not list(settings.students.glob(".rebuilding-*"))
+
+
+def test_files_that_differ_are_named(log: Log, settings: Settings, student: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(student.path, folder)
+    (folder / "losses.json").write_text("[]")
+    (folder / "more.txt").write_text("x")
+    other = seal(folder, settings.students, student.manifest)
+    done = rebuild(log, settings, other, lambda *_: None)
+    assert (done.same, done.rebuilt, done.differ) == (False, student.id, ["losses.json", "more.txt"])
+
+
+def test_without_its_exchanges_or_its_base_it_is_not_made_again(
+    log: Log, settings: Settings, student: Bundle, tmp_path: Path
+) -> None:
+    tokenizer = tmp_path / "toy" / "tokenizer_config.json"
+    tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text()) | {"more": 1}))
+    with pytest.raises(Refused, match="is not the one student-"):
+        rebuild(log, settings, student, lambda *_: None)
+    log.query("DELETE FROM exchanges WHERE id IN (SELECT id FROM exchanges ORDER BY id LIMIT 2)")
+    with pytest.raises(Refused, match="2 of the 150 exchanges are no longer in the log"):
+        rebuild(log, settings, student, lambda *_: None)
+    assert lineage(log, student).held == 148
+
+
+def test_a_name_that_is_no_students_is_said(settings: Settings) -> None:
+    with pytest.raises(BadInput, match="no student 'student-0'"):
+        student_of(settings, "student-0")

@@ -148,7 +148,7 @@ def learning_curve(measured: Sequence[Measured], target: float, seed: int = 0) -
     law = fit_law(rows, verdicts.mean(axis=1))
     draw, holdout = np.random.default_rng(seed), verdicts.shape[1]
     drawn = [draw.integers(0, holdout, holdout) for _ in range(RESAMPLES)]
-    laws = [fit_law(rows, verdicts[:, places].mean(axis=1)) for places in drawn]
+    laws = [fit_law(rows, verdicts[:, places].mean(axis=1), law) for places in drawn]
     needed = [one.needed(target) for one in laws]
     low, high = _interval([_gain(one) for one in laws])
     first, last = _interval(needed)
@@ -164,22 +164,31 @@ def learning_curve(measured: Sequence[Measured], target: float, seed: int = 0) -
     )
 
 
-def fit_law(rows: Sequence[int], scores: NDArray[np.float64]) -> Law:
-    """The law closest to `scores`, one for each number of rows, the largest last; the better of two starts."""
-    last = rows[-1]
-    ratio = np.log(np.array(rows) / last)
+def fit_law(rows: Sequence[int], scores: NDArray[np.float64], near: Law | None = None) -> Law:
+    """The law closest to `scores`, one for each number of rows, the largest last.
+
+    Searched for from `near`, or from two starts, of which the better one counts.
+    """
+    ratio = np.log(np.array(rows) / rows[-1])
 
     def misses(law: NDArray[np.float64]) -> NDArray[np.float64]:
         missed: NDArray[np.float64] = law[0] - law[1] * np.exp(-law[2] * ratio) - scores
         return missed
 
-    bounds = ([0.0, 0.0, FLATTEST], [1.0, 1.0, STEEPEST])
-    top = float(np.clip(scores.max() + 0.05, 0.01, 0.99))
-    starts = [[top, 0.05, exponent] for exponent in (0.3, 1.0)]
-    found = [least_squares(misses, start, bounds=bounds, max_nfev=TRIES) for start in starts]
-    best = min(found, key=lambda one: float(one.cost))
-    ceiling, gap, exponent = map(float, best.x)
-    return Law(ceiling, gap, exponent, last)
+    def slopes(law: NDArray[np.float64]) -> NDArray[np.float64]:
+        power = np.exp(-law[2] * ratio)
+        return np.stack([np.ones_like(ratio), -power, law[1] * ratio * power], axis=1)
+
+    least, most = np.array([0.0, 0.0, FLATTEST]), np.array([1.0, 1.0, STEEPEST])
+    starts = [(scores.max() + 0.05, 0.05, exponent) for exponent in (0.3, 1.0)]
+    if near is not None:
+        starts = [(near.ceiling, near.gap, near.exponent)]
+    found = [
+        least_squares(misses, np.clip(start, least + 1e-3, most - 1e-3), slopes, (least, most), max_nfev=TRIES)
+        for start in starts
+    ]
+    ceiling, gap, exponent = map(float, min(found, key=lambda one: float(one.cost)).x)
+    return Law(ceiling, gap, exponent, rows[-1])
 
 
 def _gain(law: Law) -> float:

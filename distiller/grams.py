@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distiller.curate import Recorded, user_text
+from distiller.scikit import scikit_learn
 from proxy.errors import BadInput
 from router.prompt import static_lines, student_messages
 
@@ -37,7 +38,8 @@ class Classifier:
         """Shape (rows, labels); each row adds up to 1."""
         if self._model is None:
             return np.ones((vectors.shape[0], 1))
-        found: NDArray[np.float64] = self._model.predict_proba(self._weigh.transform(vectors))
+        with scikit_learn():
+            found: NDArray[np.float64] = self._model.predict_proba(self._weigh.transform(vectors))
         return found
 
 
@@ -53,12 +55,14 @@ def vectorise(texts: Sequence[str]) -> Vectors:
     from sklearn.feature_extraction.text import HashingVectorizer
 
     kinds = (("word", (1, 2), r"(?u)\b\w+\b"), ("char_wb", (2, 4), None))
-    counts = [
+    makers = [
         HashingVectorizer(
             analyzer=kind, ngram_range=run, token_pattern=token, n_features=BUCKETS, alternate_sign=False, norm=None
-        ).transform([_cut(text) for text in texts])
+        )
         for kind, run, token in kinds
     ]
+    with scikit_learn():
+        counts = [one.transform([_cut(text) for text in texts]) for one in makers]
     return hstack(counts, format="csr")
 
 
@@ -76,7 +80,7 @@ def fit(vectors: Vectors, labels: Sequence[str]) -> Classifier:
         return Classifier((labels[0],), None, None)
     weigh = TfidfTransformer(sublinear_tf=True)
     model = LogisticRegression(C=STRENGTH, max_iter=STEPS, tol=1e-3)
-    with warnings.catch_warnings():
+    with scikit_learn(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # STEPS is where more of them stop to matter.
         model.fit(weigh.fit_transform(vectors), np.array(labels, dtype=object))
     return Classifier(tuple(map(str, model.classes_)), weigh, model)

@@ -108,6 +108,7 @@ def unfit(row: Recorded) -> str | None:
         ("tool_calls", row.tool_calls),
         ("empty", not row.answer.strip()),
         ("refusal", is_refusal(row.answer)),
+        ("broken_text", _broken(row)),
     )
     return next((reason for reason, applies in checks if applies), None)
 
@@ -174,6 +175,15 @@ def near_duplicate_groups(texts: Sequence[str]) -> NDArray[np.int64]:
             shingles.append(_shingles(words, hashes))
     _join_similar(groups, np.array(long, dtype=np.int64), shingles)
     return groups
+
+
+def _broken(row: Recorded) -> bool:
+    """Whether it holds half a character, which JSON can spell and no tokenizer can read."""
+    try:
+        (json.dumps(row.messages, ensure_ascii=False) + row.answer).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _by_time(rows: Sequence[Recorded]) -> list[Recorded]:

@@ -64,7 +64,7 @@ class Fertility:
 
 
 def tokens(tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Recorded], most: int) -> Tokens | None:
-    """Lengths of the newest MOST of `rows`; None where not one can be read. `most` is `[distiller] max_tokens`."""
+    """Lengths of the newest MOST of curated `rows`; None where no one can be read. `most`: `[distiller] max_tokens`."""
     from distiller.examples import encode
 
     static, lengths, seen = static_lines([row.messages for row in rows]), [], rows[-MOST:]
@@ -111,12 +111,11 @@ def _prompt(row: Recorded) -> str:
 
 
 def _count(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> int:
-    whole = [text.encode("utf-8", "replace").decode() for text in texts]  # JSON can spell half a character.
-    return sum(map(len, tokenizer(whole, add_special_tokens=False)["input_ids"]))
+    return sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"]))
 
 
 def _bytes(texts: Sequence[str]) -> int:
-    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    return sum(len(text.encode()) for text in texts)
 
 
 def _lengths(counts: Sequence[int]) -> Lengths:

@@ -48,6 +48,8 @@ def test_a_fit_row_is_kept() -> None:
         ({"tool_calls": True, "answer": ""}, "tool_calls"),
         ({"answer": " \n"}, "empty"),
         ({"answer": "I'm sorry, but I can't help with that."}, "refusal"),
+        ({"messages": ({"role": "user", "content": "half \ud800"},)}, "broken_text"),
+        ({"answer": "half \ud800"}, "broken_text"),
     ],
 )
 def test_the_first_reason_counts(changes: dict[str, Any], reason: str) -> None:

@@ -25,7 +25,14 @@ def test_evenness_is_a_share(labels: list[str]) -> None:
 
 
 def test_repeats_are_shares_of_what_could_have_been_learned() -> None:
-    rows = [row(1, "same"), row(2, "same"), row(3, "other", "a"), row(4, "other", "b"), row(5, LONG), row(6, f"{LONG}.")]
+    rows = [
+        row(1, "same"),
+        row(2, "same"),
+        row(3, "other", "a"),
+        row(4, "other", "b"),
+        row(5, LONG),
+        row(6, f"{LONG}."),
+    ]
     assert repeats(curate([*rows, row(7, status=500)])) == Repeats(1 / 6, 1 / 6, 1 / 4)
     assert repeats(Curation((), {"error": 3})) == Repeats(0, 0, 0)
 

@@ -1,0 +1,82 @@
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from distiller.curate import Recorded
+from distiller.leaves import joined
+from distiller.stand_in import Outlook, outlook, part_agreement, wilson
+from router.coverage import Plan
+from router.evaluators import evaluator
+from router.said import Said
+from tests.distiller.test_noise import tickets
+
+JUDGE = evaluator("label")
+
+
+def score(row: Recorded, parts: dict[tuple[str, ...], str]) -> float:
+    return JUDGE(row.request, Said(row.answer), Said(parts[()]))
+
+
+def ahead(rows: list[Recorded], holdout: int) -> Outlook:
+    train, late = rows[:-holdout], rows[-holdout:]
+    return outlook(train, late, {(): [row.answer for row in train]}, score, 0.05, Plan())
+
+
+def test_what_words_tell_apart_is_covered_and_can_be_proposed() -> None:
+    found = ahead(tickets(400), 100)
+    assert found.agreement.value == pytest.approx(1, abs=0.02)
+    assert found.coverage.value == pytest.approx(1, abs=0.05)
+    assert found.threshold is not None
+    assert (found.times, found.majority) == (1, 0.5)
+    assert found.curve.points[-1][0] == 300
+    assert "reached" in found.curve.words
+
+
+def test_answers_that_are_drawn_at_random_are_not_covered() -> None:
+    rng = random.Random(0)
+    drawn = frozenset(number for number in range(600) if rng.random() < 0.5)
+    found = ahead(tickets(600, drawn), 150)
+    low, high = found.agreement.low, found.agreement.high
+    assert low is not None
+    assert high is not None
+    assert low < 0.5 < high
+    assert (found.threshold, found.times) == (None, None)
+
+
+def test_a_small_holdout_shows_how_many_more_it_takes() -> None:
+    found = ahead(tickets(200), 20)
+    assert found.threshold is None
+    assert found.times in (2, 3, 4)
+
+
+def test_the_same_rows_give_the_same_outlook() -> None:
+    assert ahead(tickets(120), 40) == ahead(tickets(120), 40)
+
+
+def test_each_part_is_looked_at_by_itself_and_a_json_answer_by_its_leaves() -> None:
+    rows = tickets(200)
+    train, late = rows[:150], rows[150:]
+    parts = {("queue",): [f'"{row.answer}"' for row in train], ("n",): [str(number % 2) for number in range(150)]}
+    held = {("queue",): [f'"{row.answer}"' for row in late], ("n",): [str(number // 2 % 2) for number in range(50)]}
+    told = part_agreement(train, late, parts, held)
+    assert told["queue",].value == pytest.approx(1, abs=0.05)
+    assert told["n",].value == pytest.approx(0.5, abs=0.2)
+    json = evaluator("json")
+
+    def alike(row: Recorded, said: dict[tuple[str, ...], str]) -> float:
+        return json({}, Said(f'{{"queue": "{row.answer}", "n": 5}}'), Said(joined(said)))
+
+    found = outlook(train, late, parts, alike, 0.05, Plan())
+    assert found.agreement.value == pytest.approx(0.5, abs=0.03)
+    assert found.agreement.low is not None
+    assert found.agreement.low <= found.agreement.value
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_the_interval_that_scipy_has(counts: tuple[int, int]) -> None:
+    k, n = counts
+    expected = binomtest(k, n).proportion_ci(0.95, method="wilson")
+    assert wilson(k, n) == pytest.approx((expected.low, expected.high), abs=1e-9)

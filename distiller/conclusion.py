@@ -19,13 +19,15 @@ UNKNOWN = "not known before training"
 class Facts:
     """Of `read` exchanges `fit` are fit to learn from and `calls` call tools; `needed` is the least to learn from.
 
-    `why_none` is why there is no `outlook`.
+    `too_long` is the share that `[distiller] max_tokens` would leave out, None where that is unknown; `why_none` is why
+    there is no `outlook`.
     """
 
     read: int
     fit: int
     calls: int
     needed: int
+    too_long: float | None
     evaluator: str
     margin: float
     outlook: Outlook | None
@@ -42,9 +44,12 @@ class Conclusion:
 
 
 def conclude(facts: Facts) -> Conclusion:
-    """The first that holds: tools are called, too few rows, nothing known, enough is known, more would be."""
+    """The first that holds, in the order written here."""
     if facts.evaluator == "tools" or 2 * facts.calls > facts.read:
         return Conclusion(NOT, f"{facts.calls} of {facts.read} answers call tools, and students answer in text")
+    if facts.too_long is not None and facts.too_long > 0.5:
+        why = f"{facts.too_long:.0%} of the rows are longer than distiller.max_tokens and would be left out: raise it"
+        return Conclusion(NOT, why)
     if facts.fit < facts.needed:
         return _too_few(facts)
     if facts.outlook is None:

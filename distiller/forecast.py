@@ -1,7 +1,7 @@
 """Owns the forecast for a task: is it worth distilling? From the log alone, before any model is trained.
 
 Every figure says what it rests on, and what cannot be known stays unknown. Must not train a student, fetch a base model
-from the network, or change anything.
+from the network, or write to the log.
 """
 
 from collections.abc import Mapping, Sequence
@@ -102,29 +102,31 @@ def forecast(log: Log, settings: Settings, task: str) -> Forecast:
     rows = _rows(log, settings, task)
     teacher, rate, training = teacher_usd(log, task), per_day(log, task), training_usd(log, task, settings.money)
     known = prices(teacher, training, settings)
-    ahead = _ahead(rows, settings, teacher, rate)
+    ahead, base = _ahead(rows, settings, teacher, rate), base_facts(log, rows.curation.kept, settings)
     found, unknown = ahead.outlook, Figure(None, ahead.why)
     coverage = found.coverage if found else unknown
     return Forecast(
         task=task,
-        conclusion=conclude(_facts(rows, ahead, settings)),
+        conclusion=conclude(_facts(rows, ahead, base, settings)),
         data=rows.data,
         agreement=found.agreement if found else unknown,
         coverage=coverage,
         proof=_proof(found) if found else unknown,
         parts=ahead.parts,
         curve=found.curve.words if found else ahead.why,
-        base=base_facts(log, rows.curation.kept, settings),
+        base=base,
         money=Money(teacher, rate, training, break_even(coverage, known), payback(coverage, rate, known)),
     )
 
 
-def _facts(rows: _Rows, ahead: _Ahead, settings: Settings) -> Facts:
+def _facts(rows: _Rows, ahead: _Ahead, base: BaseFacts, settings: Settings) -> Facts:
+    tokens = base.tokens
     return Facts(
         read=rows.data.read,
         fit=rows.data.fit,
         calls=rows.curation.dropped.get("tool_calls", 0),
         needed=settings.distiller.min_exchanges,
+        too_long=tokens.too_long / tokens.rows if tokens else None,
         evaluator=rows.data.evaluator,
         margin=settings.router.margin,
         outlook=ahead.outlook,

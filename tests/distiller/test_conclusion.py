@@ -11,7 +11,7 @@ from router.coverage import Threshold
 CURVE = Curve(((100, 0.7), (400, 0.8)), Law(0.9, 0.1, 0.5, 400), 0.95, None, (None, None), 0.0, 0.02, (0.0, 0.04))
 NOTHING = Outlook(Figure(0.8, ""), 0.5, Figure(0.1, ""), None, None, CURVE)
 FOUND = Threshold(0.9, 0.6, 0.98, 0.95, 60, 300, 0.5, False)
-FACTS = Facts(1000, 800, 0, 200, "label", 0.05, NOTHING, "")
+FACTS = Facts(1000, 800, 0, 200, 0.5, "label", 0.05, NOTHING, "")
 
 
 def test_what_can_be_proposed_is_distillable() -> None:
@@ -31,6 +31,12 @@ def test_too_few_rows_need_more_and_what_is_dropped_is_reckoned_with() -> None:
 def test_calls_of_tools_are_not_learned(facts: Facts) -> None:
     assert conclude(facts).word == NOT
     assert "students answer in text" in conclude(facts).why
+
+
+def test_rows_that_would_be_left_out_for_their_length_are_not_counted_on() -> None:
+    found = conclude(replace(FACTS, too_long=0.6))
+    assert (found.word, "60% of the rows are longer than distiller.max_tokens" in found.why) == (NOT, True)
+    assert conclude(replace(FACTS, too_long=None)).why == conclude(FACTS).why
 
 
 def test_without_an_outlook_nothing_is_known() -> None:

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +38,12 @@ def test_a_holdout_row_before_the_last_train_row_is_seen() -> None:
     assert not leak_report([row(1), row(3)], [row(2)]).in_order
     assert not leak_report([row(1), row(3)], [row(2)]).clean
     assert leak_report([row(2)], [row(3, ts=row(2).ts)]).in_order
+
+
+@pytest.mark.parametrize("late", [row(2, "ticket 1"), row(2, "Ticket 1."), row(2, "x", conversation="c")])
+def test_each_of_the_grave_ones_alone_is_a_leak(late: Recorded) -> None:
+    assert leak_report([row(1)], [row(2, "x")]).clean
+    assert not leak_report([row(1, conversation="c")], [late]).clean
 
 
 def test_answers_that_stand_in_their_own_prompt_are_counted_and_instructions_do_not_count() -> None:

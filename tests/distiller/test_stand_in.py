@@ -75,6 +75,30 @@ def test_each_part_is_looked_at_by_itself_and_a_json_answer_by_its_leaves() -> N
     assert found.agreement.low <= found.agreement.value
 
 
+def test_an_answer_is_as_sure_as_its_least_sure_part() -> None:
+    rows = tickets(300)
+    train, late = rows[:200], rows[200:]
+    sure = {("queue",): [row.answer for row in train]}
+    rng = random.Random(0)
+    drawn = {("coin",): [rng.choice("ab") for _ in train]}
+
+    def covered(parts: dict[tuple[str, ...], list[str]]) -> float | None:
+        found = outlook(train, late, parts, lambda row, said: float(said["queue",] == row.answer), 0.05, Plan())
+        return found.threshold and found.threshold.value
+
+    alone, with_a_coin = covered(sure), covered(drawn | sure)
+    assert alone is not None
+    assert with_a_coin is not None
+    assert with_a_coin < 0.7 < alone
+
+
+def test_all_train_rows_are_used_for_what_is_told() -> None:
+    found = ahead(tickets(400), 100)
+    assert found.agreement.value == found.curve.points[-1][1]
+    fewer = ahead(tickets(60, frozenset({1, 8, 11, 20, 23}), seed=3), 20)
+    assert fewer.agreement.value == fewer.curve.points[-1][1] != fewer.curve.points[0][1]
+
+
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_is_the_interval_that_scipy_has(counts: tuple[int, int]) -> None:
     k, n = counts

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distiller.curate import Curation, curate
-from distiller.traits import Repeats, balance, languages, repeats
+from distiller.traits import RARE, Repeats, balance, languages, repeats
 from tests.distiller.test_curate import LONG, row
 
 
@@ -13,6 +13,9 @@ def test_labels_are_counted_with_how_even_they_are() -> None:
     assert (found.labels, found.largest, found.largest_share, found.rare) == (2, "a", 0.5, 0)
     assert found.evenness == pytest.approx(1)
     assert balance([]) is None
+    uneven = balance(["a"] * 20 + ["b"] * RARE + ["c"] * (RARE - 1))
+    assert uneven is not None
+    assert (uneven.rare, uneven.evenness < 1) == (1, True)
 
 
 @given(st.lists(st.sampled_from("abcde"), min_size=1))

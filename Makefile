@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint install clean
 .PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
-.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held
+.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-trl
 
 install: $(VENV)/.ready
 
@@ -77,6 +77,15 @@ bench-gate: install
 # How soon a streamed answer of a student begins, held whole or decided early; takes about 3 minutes.
 bench-held: install
 	$(BIN)/python -m tests.bench.held $(BENCH)
+
+# DATA=FOLDER of recorded sets: every kind of student on each. BENCH=--quick takes about 15 minutes; see
+# tests/bench/distill.py.
+bench-distill: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.distill --data $(DATA) $(BENCH)
+
+# Our trainer against TRL's, which is fetched for it; about 10 minutes. DATA=FOLDER of recorded sets; else made-up rows.
+bench-trl: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.trl $(if $(DATA),--data $(DATA)) $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

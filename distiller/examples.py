@@ -5,19 +5,27 @@ Knows nothing of models or training. What a student is shown of a request was de
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
+from distiller.projection import MIN_MASS, Projection, Target, project
+from distiller.token_bytes import TokenBytes
 from proxy.errors import BadInput
+from proxy.logprobs import Position
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of prompt + answer + end of turn; the first `prompt_length` of them are the prompt."""
+    """Token ids of prompt + answer + end of turn; the first `prompt_length` of them are the prompt.
+
+    `soft` has one entry per token after the prompt: what the teacher would have written there, or None where only the
+    text is known. It is None as a whole for a row without log-probabilities.
+    """
 
     input_ids: list[int]
     prompt_length: int
+    soft: tuple[Target | None, ...] | None = None
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], answer: str) -> Encoded:
@@ -38,6 +46,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, s
         raise BadInput("the answer contains a special token of the base model as text")
     prompt_ids = _ids(tokenizer, prompt)
     return Encoded([*prompt_ids, *answer_ids, *end_ids], len(prompt_ids))
+
+
+def soften(
+    row: Encoded, answer: str, positions: Sequence[Position], tokens: TokenBytes, min_mass: float = MIN_MASS
+) -> tuple[Encoded, Projection]:
+    """The row of `encode` with the soft targets that the teacher's log-probabilities for `answer` give."""
+    projection = project(positions, row.input_ids[row.prompt_length :], answer.encode(), tokens, min_mass)
+    return replace(row, soft=projection.targets), projection
 
 
 def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
@@ -67,6 +83,32 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
         steps[step].append(index)
         insort(room, (left - lengths[index], step))
     return steps
+
+
+def share(rows: Sequence[Encoded], process: int, processes: int) -> tuple[Sequence[Encoded], float]:
+    """The rows of one step that one of several processes computes, and what the mean loss over them counts.
+
+    The mean over processes of mean loss times weight is the mean over all completion tokens of the step. A process
+    without a row of its own computes the shortest one, which counts 0, since all have to take part.
+    """
+    if processes == 1:
+        return rows, 1.0
+    loads = [0] * processes
+    parts: list[list[Encoded]] = [[] for _ in range(processes)]
+    for row in sorted(rows, key=lambda row: -len(row.input_ids)):
+        lightest = loads.index(min(loads))
+        loads[lightest] += len(row.input_ids)
+        parts[lightest].append(row)
+    own = parts[process]
+    total = completion_tokens(rows)
+    if not own:
+        return [min(rows, key=lambda row: len(row.input_ids))], 0.0
+    return own, processes * completion_tokens(own) / total
+
+
+def completion_tokens(rows: Sequence[Encoded]) -> int:
+    """Tokens that are learned: those of the answers, ends of turn included."""
+    return sum(len(row.input_ids) - row.prompt_length for row in rows)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -1,40 +1,51 @@
-"""Owns the training of one adapter: LoRA on the base model, completion-only loss, several rows packed into each step.
+"""Owns one training run: an adapter or all weights of the base model, completion-only loss, several rows packed a step.
 
 Knows nothing of exchanges, templates or evaluation: it sees token ids. Rows of a step are laid end to end in one
 sequence and attention runs row by row, so a row cannot see its neighbours, nothing is padded, and no mask is ever built
 (on a CPU that made short rows 1.4 times faster than a block-diagonal mask). Only positions that predict a completion
 token reach the vocabulary head.
 
+Called in each process of `accelerate launch`, torchrun or a Ray Train worker, the processes share the rows of every
+step, and their averaged gradient is that of one process; the first of them writes.
+
 Start the process with OMP_WAIT_POLICY=PASSIVE in its environment (it is read when torch loads): threads that spin at
 barriers stall for minutes as soon as anything else is busy on the machine.
 """
 
-import json
 import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import resource
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
-from transformers import AttentionInterface, PrinterCallback, Trainer, TrainingArguments, set_seed
+from accelerate import PartialState
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
-from distiller.base import compute_dtype, load_model
-from distiller.examples import Encoded, pack
+from distiller.base import base_identity, compute_dtype
+from distiller.checkpoints import Checkpoints, Journal, Progress, claim, digest_of, latest
+from distiller.early_stop import EarlyStop, KeepBest, best_step, exhausted
+from distiller.examples import Encoded, completion_tokens, pack, share
+from distiller.losses import hard_loss, mixed_loss, pad_soft
+from distiller.projection import Target
+from distiller.weights import all_weights, load_for_training, save_adapter, save_model, with_adapter
 from proxy.errors import BadInput
-
-ATTENTION = "row_by_row"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """How to train. A step holds rows of `tokens_per_step` tokens in sum, a row at most `max_tokens`.
 
-    `layers` is how many of the uppermost layers learn (None: all); the backward pass stops below them, so half the
-    layers train about 1.4 times as fast.
+    `method` is "lora" (an adapter of `rank` and `alpha`) or "full" (all weights; a tenth of the learning rate suits
+    it). `layers` is how many of the uppermost layers learn (None: all); the backward pass stops below them, so half the
+    layers train about 1.4 times as fast. `threads` are those of one process. `alpha_hard` is the weight of the text
+    where a soft target is known too.
     """
 
     epochs: int = 3
@@ -46,18 +57,29 @@ class TrainSettings:
     seed: int = 0
     threads: int = 2
     layers: int | None = None
+    method: str = "lora"
+    alpha_hard: float = 0.5
 
     def __post_init__(self) -> None:
         """Raises BadInput for settings that cannot work."""
         if self.rank < 8 or self.rank & (self.rank - 1):
             raise BadInput(f"rank must be a power of two from 8 up, which is what vLLM serves; it is {self.rank}")
+        if self.method not in ("lora", "full"):
+            raise BadInput(f'method must be "lora" (an adapter) or "full" (all weights), not {self.method!r}')
         if self.max_tokens > self.tokens_per_step:
             raise BadInput("max_tokens must not exceed tokens_per_step: a row has to fit into a step")
+        if not 0 <= self.alpha_hard <= 1:
+            raise BadInput(f"alpha_hard is a share, from 0 to 1; it is {self.alpha_hard}")
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a training run did; `losses` in nats per completion token, one per step; `tokens` counts prompts too."""
+    """What a training run did; `losses` in nats per completion token, one per step; `tokens` counts prompts too.
+
+    `seconds` and tokens per second include evaluations, but no work that a crash undid. `peak_mb` is the most memory
+    (MB) this process ever held, on a GPU the most allocated there. `scores` are (step, score) of the evaluations, and
+    `kept_step` is the step whose state was saved.
+    """
 
     steps: int
     tokens: int
@@ -65,36 +87,51 @@ class Trained:
     first_loss: float
     last_loss: float
     losses: tuple[float, ...]
-
-
-Progress = Callable[[int, int, float], None]
+    completion_tokens: int
+    tokens_per_second: float
+    completion_tokens_per_second: float
+    peak_mb: float
+    kept_step: int
+    scores: tuple[tuple[int, float], ...]
 
 
 def train(
-    base: Path, examples: Sequence[Encoded], settings: TrainSettings, adapter_out: Path, on_progress: Progress
+    base: Path,
+    examples: Sequence[Encoded],
+    settings: TrainSettings,
+    out: Path,
+    on_progress: Progress,
+    *,
+    checkpoints: Checkpoints | None = None,
+    early_stop: EarlyStop | None = None,
 ) -> Trained:
-    """Trains an adapter for `base` and saves it to `adapter_out`; the same input gives the same adapter.
+    """Trains on `examples` and saves adapter or model to `out`; the same input gives the same bytes, crash or not.
 
-    `on_progress(step, steps, loss)` is called once per step, counted from 1. Raises BadInput where there is nothing to
-    learn from, or a row is longer than `settings.max_tokens`.
+    `on_progress(step, steps, loss)` is called once per step, counted from 1, on the first process. With `checkpoints` a
+    run that was killed goes on where it was when it is started again; they are removed once it is through. Raises
+    BadInput where there is nothing to learn from, or a row is longer than `settings.max_tokens`.
     """
     schedule = plan([len(example.input_ids) for example in examples], settings)
-    torch.set_num_threads(settings.threads)
-    set_seed(settings.seed)
-    model = with_adapter(load_for_training(base), settings)
-    losses: list[float] = []
-
-    def record(loss: float) -> None:
-        losses.append(loss)
-        on_progress(len(losses), len(schedule), loss)
-
-    started = time.perf_counter()
     steps = [[examples[index] for index in step] for step in schedule]
-    CompletionTrainer(model, _arguments(settings, len(steps), adapter_out), steps, record).train()
-    seconds = time.perf_counter() - started
-    save_adapter(model, base.name, adapter_out)
-    tokens = sum(len(row.input_ids) for step in steps for row in step)
-    return Trained(len(losses), tokens, seconds, losses[0], losses[-1], tuple(losses))
+    arguments = training_arguments(settings, len(steps), out, checkpoints.every if checkpoints else None)
+    with _workspace(checkpoints, out, lambda: _digest(base, examples, settings, early_stop, arguments)) as work:
+        arguments.output_dir = str(work)
+        model = learning_model(base, settings)
+        save: Callable[[Path], None] = partial(save_weights, model, base, settings)
+        journal = Journal(latest(work))
+        record = partial(journal.record, len(steps), on_progress)
+        trainer = CompletionTrainer(model, arguments, steps, record, settings.alpha_hard)
+        trainer.add_callback(journal)
+        if early_stop:
+            best = KeepBest(early_stop, len(steps) // settings.epochs, save, work, journal.scores)
+            trainer.add_callback(best)  # after the journal: what is beaten goes once a checkpoint is whole
+            save = best.copy
+        if not (early_stop and exhausted(journal.scores, early_stop.patience)):
+            trainer.train(resume_from_checkpoint=journal.checkpoint)
+        if trainer.is_world_process_zero():
+            save(out)
+        trainer.accelerator.wait_for_everyone()
+    return _trained(steps, journal)
 
 
 def plan(lengths: Sequence[int], settings: TrainSettings) -> list[list[int]]:
@@ -117,116 +154,83 @@ def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
     """One step as model inputs: ids and restarting positions `(1, tokens)`, `row_lengths`, and what to predict where.
 
     `logits_to_keep` are the positions whose next token is a completion token, `targets` those tokens, in that order.
+    `soft` is there only if a row of the step has soft targets.
     """
     ids: list[int] = []
     positions: list[int] = []
     keep: list[int] = []
     targets: list[int] = []
+    soft: list[Target | None] = []
     for row in rows:
         length = len(row.input_ids)
         keep += range(len(ids) + row.prompt_length - 1, len(ids) + length - 1)
         targets += row.input_ids[row.prompt_length :]
+        soft += row.soft or [None] * (length - row.prompt_length)
         positions += range(length)
         ids += row.input_ids
-    return {
+    inputs: dict[str, Any] = {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
         "row_lengths": [len(row.input_ids) for row in rows],
         "logits_to_keep": torch.tensor(keep),
         "targets": torch.tensor(targets),
     }
+    return inputs | {"soft": pad_soft(soft)} if any(soft) else inputs
 
 
-def load_for_training(base: Path) -> Any:
-    """The base model with attention that keeps packed rows apart."""
-    AttentionInterface.register(ATTENTION, attend_row_by_row)
-    return load_model(base, attention=ATTENTION)
-
-
-def with_adapter(model: Any, settings: TrainSettings) -> Any:
-    """The model with a fresh adapter on every linear layer but the vocabulary head; everything else is frozen."""
-    depth = model.config.num_hidden_layers
-    top = depth if settings.layers is None else min(settings.layers, depth)
-    head = model.get_output_embeddings()
-    linear = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=0.0,
-        target_modules=sorted(linear),
-        layers_to_transform=list(range(depth - top, depth)),
-    )
-    return get_peft_model(model, config)
-
-
-def attend_row_by_row(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    row_lengths: list[int],
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    **_: object,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention within each row. In: `(1, heads, tokens, head size)`, out: `(1, tokens, heads, head size)`.
-
-    transformers builds no mask for an attention it does not know, so there is none to ignore.
-    """
-    if sliding_window is not None and max(row_lengths) > sliding_window:
-        raise BadInput(f"rows are longer than the base model's attention window of {sliding_window}: lower max_tokens")
-    rows = zip(*(torch.split(tensor, row_lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    out = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True) for q, k, v in rows]
-    return torch.cat(out, dim=2).transpose(1, 2), None
-
-
-def completion_loss(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-    """Mean cross-entropy (nats) over the completion tokens of one collated step."""
-    seen = {name: value for name, value in inputs.items() if name != "targets"}
+def completion_loss(model: torch.nn.Module, inputs: dict[str, Any], alpha_hard: float) -> torch.Tensor:
+    """Mean loss (nats) over the completion tokens of one collated step: cross-entropy, mixed where there is soft."""
+    seen = {name: value for name, value in inputs.items() if name not in ("targets", "soft")}
     logits = model(**seen, use_cache=False).logits[0]
-    return F.cross_entropy(logits.float(), inputs["targets"])
-
-
-def save_adapter(model: Any, base_name: str, folder: Path) -> None:
-    """Writes weights and configuration; equal adapters give equal bytes, and no path of this machine is in them."""
-    model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink()  # peft's empty model card; a student's own card is written elsewhere
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text())
-    config |= {"base_model_name_or_path": base_name, "target_modules": sorted(config["target_modules"])}
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if "soft" not in inputs:
+        return hard_loss(logits, inputs["targets"])
+    return mixed_loss(logits, inputs["targets"], inputs["soft"], alpha_hard)
 
 
 class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """transformers' Trainer over ready-made steps, in their order, with `completion_loss`."""
+    """transformers' Trainer over ready-made steps, in their order, with `completion_loss`.
+
+    Of several processes each computes its share of every step.
+    """
 
     def __init__(
-        self, model: Any, args: TrainingArguments, steps: list[list[Encoded]], on_loss: Callable[[float], None]
+        self,
+        model: Any,
+        args: TrainingArguments,
+        steps: list[list[Encoded]],
+        on_loss: Callable[[float], None],
+        alpha_hard: float,
     ) -> None:
         """Each of `steps` is one item of the data set, so that Trainer's batch size is 1."""
-        super().__init__(model, args, train_dataset=steps, data_collator=lambda items: collate(items[0]))
+        super().__init__(model, args, train_dataset=steps, data_collator=self._collate)
         self.remove_callback(PrinterCallback)
         self.on_loss = on_loss
+        self.alpha_hard = alpha_hard
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Every step in its order on every process; Trainer's own would deal whole steps out instead."""
+        return DataLoader(self.train_dataset, batch_size=1, collate_fn=self.data_collator)
 
     def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> torch.Tensor:
-        """The loss of one step."""
-        return completion_loss(model, inputs)
+        """The loss of this process's share of a step, weighted so that the processes' mean is the loss of the step."""
+        weight: float = inputs.pop("weight")
+        return weight * completion_loss(model, inputs, self.alpha_hard)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass, reported."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self.on_loss(float(loss))
+        self.on_loss(float(self.accelerator.reduce(loss.clone(), "mean")))
         return loss
 
+    def _collate(self, items: list[list[Encoded]]) -> dict[str, Any]:
+        rows, weight = share(items[0], self.args.process_index, self.args.world_size)
+        return collate(rows) | {"weight": weight}
 
-def _arguments(settings: TrainSettings, steps: int, folder: Path) -> TrainingArguments:
+
+def training_arguments(settings: TrainSettings, steps: int, folder: Path, every: int | None) -> TrainingArguments:
+    """How Trainer runs `steps` steps; with `every` it writes a checkpoint to `folder` after each so many."""
+    gpu = torch.cuda.is_available()
+    bf16 = compute_dtype() == "bfloat16"
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
@@ -238,12 +242,89 @@ def _arguments(settings: TrainSettings, steps: int, folder: Path) -> TrainingArg
         weight_decay=0.0,
         optim="adamw_torch",
         seed=settings.seed,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=torch.cuda.is_available() and compute_dtype() == "bfloat16",
-        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not gpu,
+        # An adapter's base already computes in bfloat16; weights that learn are float32 (`all_weights`).
+        bf16=bf16 and (gpu or settings.method == "full"),
+        dataloader_pin_memory=gpu,
         remove_unused_columns=False,
-        save_strategy="no",
+        ddp_find_unused_parameters=False,
+        save_strategy="no" if every is None else "steps",
+        save_steps=every or steps,
+        save_total_limit=2,  # the newest may be unfinished
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
+    )
+
+
+def learning_model(base: Path, settings: TrainSettings) -> Any:
+    """The base with what is to learn, from the settings' seed."""
+    torch.set_num_threads(settings.threads)
+    set_seed(settings.seed)
+    model = load_for_training(base)
+    if settings.method == "full":
+        return all_weights(model, settings.layers)
+    return with_adapter(model, settings.rank, settings.alpha, settings.layers)
+
+
+def save_weights(model: Any, base: Path, settings: TrainSettings, folder: Path) -> None:
+    """Writes what has learned: an adapter, or a whole model."""
+    if settings.method == "full":
+        save_model(model, base, folder)
+    else:
+        save_adapter(model, base.name, folder)
+
+
+def peak_mb() -> float:
+    """The most memory this process ever held, in MB; on a GPU the most that was allocated there."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+@contextmanager
+def _workspace(checkpoints: Checkpoints | None, out: Path, digest: Callable[[], str]) -> Iterator[Path]:
+    """A folder for checkpoints and scored states: of the run itself where it may have to go on, else a passing one."""
+    if checkpoints is None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".training-", dir=out.parent) as passing:
+            yield Path(passing)
+        return
+    state = PartialState()
+    with state.main_process_first():
+        own = claim(checkpoints, digest())
+    yield own
+    if state.is_main_process:
+        shutil.rmtree(own)
+
+
+def _digest(
+    base: Path,
+    examples: Sequence[Encoded],
+    settings: TrainSettings,
+    early_stop: EarlyStop | None,
+    arguments: TrainingArguments,
+) -> str:
+    rule = [early_stop.patience, early_stop.every] if early_stop else None
+    parts = [base_identity(base), asdict(settings), rule, arguments.world_size]
+    return digest_of([*parts, *map(asdict, examples)])
+
+
+def _trained(steps: Sequence[Sequence[Encoded]], journal: Journal) -> Trained:
+    done = [row for step in steps[: len(journal.losses)] for row in step]
+    tokens, completions = sum(len(row.input_ids) for row in done), completion_tokens(done)
+    seconds = journal.seconds
+    return Trained(
+        steps=len(journal.losses),
+        tokens=tokens,
+        seconds=seconds,
+        first_loss=journal.losses[0],
+        last_loss=journal.losses[-1],
+        losses=tuple(journal.losses),
+        completion_tokens=completions,
+        tokens_per_second=tokens / seconds,
+        completion_tokens_per_second=completions / seconds,
+        peak_mb=peak_mb(),
+        kept_step=best_step(journal.scores) if journal.scores else len(journal.losses),
+        scores=tuple(journal.scores),
     )

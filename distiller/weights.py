@@ -1,64 +1,88 @@
-"""Owns how much each training row counts: newer rows and rarer labels more. Must not know rows, only their times.
+"""Owns what of a base model learns: an adapter or all its weights, rows kept apart meanwhile, and how it is saved.
 
-A row's weight is w = r * c / mean(r * c), so that the weights' mean is 1 and a learning rate means the same with them:
-
-    r = 2 ** (-(age in days) / half_life)     age: behind the newest row; 1 where half_life is 0
-    c = (rows with this label) ** -balance    balance in [0, 1]: 0 leaves the labels as frequent as they are, 1 makes
-                                              every label weigh the same before recency
+Knows nothing of rows, steps or losses. Equal weights give equal bytes on disk, and no path of this machine is in them.
 """
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+import json
+import shutil
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AttentionInterface
 
-from proxy.errors import BadInput
+from distiller.attention import attend_row_by_row
+from distiller.base import load_model
+from distiller.lean_lora import LeanLinear
 
-_DAY = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Weighted:
-    """Weights with mean 1, one a row, none negative, and how many equal rows would be as good."""
-
-    weights: NDArray[np.float64]
-    effective: float
-    """(sum of w)^2 / (sum of w^2), in [1, rows] (Kish 1965, "Survey sampling", section 11.7)."""
+ATTENTION = "row_by_row"
+# All a model folder needs besides the weights: they are those of the base.
+_BESIDES = ("*config.json", "*.jinja", "tokenizer*", "vocab*", "merges*", "*tokens*.json")
 
 
-def weigh(
-    times: Sequence[datetime], labels: Sequence[str] | None = None, half_life: float = 0.0, balance: float = 0.0
-) -> Weighted:
-    """Weigh rows asked at `times`, with a label each where there are any; `half_life` is in days.
+def load_for_training(base: Path) -> Any:
+    """The base model with attention that keeps packed rows apart."""
+    AttentionInterface.register(ATTENTION, attend_row_by_row)
+    return load_model(base, attention=ATTENTION)
 
-    BadInput without rows, for another number of labels, a negative half-life, a balance outside [0, 1], or a balance
-    without labels.
+
+def with_adapter(model: Any, rank: int, alpha: int, layers: int | None) -> Any:
+    """The model with a fresh adapter on every linear layer but the vocabulary head; everything else is frozen.
+
+    `layers` is how many of the uppermost layers get one (None: all).
     """
-    if not times or (labels is not None and len(labels) != len(times)):
-        raise BadInput(f"{len(times)} rows and {len(labels or ())} labels cannot be weighed: give one label a row")
-    if not (half_life >= 0 and 0 <= balance <= 1):
-        raise BadInput(f"half-life {half_life} must be 0 (none) or more days, balance {balance} between 0 and 1")
-    if balance and labels is None:
-        raise BadInput("only closed label sets can be balanced: set the balance to 0 for this task")
-    raw = _recency(times, half_life) * _rarity(labels, balance, len(times))
-    weights: NDArray[np.float64] = raw / raw.mean()
-    return Weighted(weights, float(weights.sum() ** 2 / (weights**2).sum()))
+    depth = model.config.num_hidden_layers
+    top = depth if layers is None else min(layers, depth)
+    head = model.get_output_embeddings()
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=sorted(linear),
+        layers_to_transform=list(range(depth - top, depth)),
+    )
+    config._register_custom_module({torch.nn.Linear: LeanLinear})
+    return get_peft_model(model, config)
 
 
-def _recency(times: Sequence[datetime], half_life: float) -> NDArray[np.float64]:
-    if not half_life:
-        return np.ones(len(times))
-    newest = max(times)
-    ages = np.array([(newest - time) / _DAY for time in times])
-    with np.errstate(over="ignore"):  # Infinitely many half-lives ago is as good as never.
-        return np.exp2(-ages / half_life)
+def all_weights(model: Any, layers: int | None) -> Any:
+    """The model with its own weights learning, in float32: what a step adds is too small for bfloat16 to notice.
+
+    With `layers` only the uppermost so many learn, and neither embeddings nor vocabulary head do.
+    """
+    model = model.float()
+    if layers is not None:
+        model.requires_grad_(False)
+        for layer in model.get_decoder().layers[-layers:]:
+            layer.requires_grad_(True)
+    return model
 
 
-def _rarity(labels: Sequence[str] | None, balance: float, rows: int) -> NDArray[np.float64]:
-    if labels is None or not balance:
-        return np.ones(rows)
-    counts = Counter(labels)
-    return np.array([counts[label] for label in labels], dtype=np.float64) ** -balance
+def save_adapter(model: Any, base_name: str, folder: Path) -> None:
+    """Writes the adapter's weights and configuration."""
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink()  # peft's empty model card; a student's own card is written elsewhere
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config |= {"base_model_name_or_path": base_name, "target_modules": sorted(config["target_modules"])}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def save_model(model: Any, base: Path, folder: Path) -> None:
+    """Writes a whole model folder: the weights as numbers of the base's format, everything else as the base has it."""
+    dtype = getattr(torch, json.loads((base / "config.json").read_text()).get("dtype") or "float32")
+    once: dict[int, torch.Tensor] = {}  # tied weights are one tensor, and stay one
+    weights = {
+        name: once.setdefault(weight.data_ptr(), weight.detach().to(dtype))
+        for name, weight in model.state_dict().items()
+    }
+    model.save_pretrained(folder, state_dict=weights)
+    for path in {path for pattern in _BESIDES for path in base.glob(pattern)}:
+        shutil.copyfile(path, folder / path.name)

@@ -106,6 +106,7 @@ class Workshop:
     def _settings(self, home: Path, earlier: Sequence[Row]) -> Settings:
         budget = self._budget
         options = DistillerSettings(
+            students=("adapter",),
             base=self._name if Path(self._name).is_dir() else str(self._base),
             train_tokens=budget.train_tokens,
             epochs=budget.epochs,

@@ -1,9 +1,15 @@
+import math
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distiller.examples import encode, pack, render_prompt
+from distiller.examples import Encoded, completion_tokens, encode, pack, render_prompt, share, soften
+from distiller.projection import END_OF_TURN, START
+from distiller.token_bytes import TokenBytes
 from proxy.errors import BadInput
+from proxy.logprobs import Position
 from tests.distiller.toy import TEMPLATE, build_tokenizer
 
 MESSAGES = [{"role": "system", "content": ""}, {"role": "user", "content": "The printer is on fire"}]
@@ -47,6 +53,25 @@ def test_a_template_that_does_not_fit_is_refused(was: str, becomes: str):
         encode(build_tokenizer(["hardware"], TEMPLATE.replace(was, becomes)), MESSAGES, "hardware")
 
 
+def test_a_softened_row_has_a_target_for_every_token_of_the_answer(tokenizer):
+    hard = encode(tokenizer, MESSAGES, "hardware fire")
+    tokens = TokenBytes(tokenizer.backend_tokenizer)
+    told = [Position(word, math.log(0.9), ((word, math.log(0.9)),)) for word in (b"hardware", b" fire")]
+    row, projection = soften(hard, "hardware fire", told, tokens)
+    assert (row.input_ids, row.prompt_length) == (hard.input_ids, hard.prompt_length)
+    assert row.soft == projection.targets
+    assert projection.kinds == (START, START, END_OF_TURN)
+    completion = hard.input_ids[hard.prompt_length :]
+    assert [target.ids for target in row.soft[:-1]] == [(token,) for token in completion[:-1]]
+    assert hard.soft is None
+
+
+def test_log_probabilities_of_another_answer_soften_nothing(tokenizer):
+    hard = encode(tokenizer, MESSAGES, "hardware")
+    row, _ = soften(hard, "hardware", [Position(b"billing", -0.1, ())], TokenBytes(tokenizer.backend_tokenizer))
+    assert set(row.soft) == {None}
+
+
 def test_packing_puts_each_row_where_it_fits_best():
     assert pack([5, 7, 3, 2, 1], budget=10) == [[1, 2], [0, 3, 4]]
 
@@ -64,3 +89,22 @@ def test_packing_places_each_row_once_within_the_budget(lengths: list[int]):
     assert all(total <= 50 for total in totals)
     # No two steps would fit into one: otherwise best fit would have joined them.
     assert len(totals) < 2 or totals[0] + totals[1] > 50
+
+
+STEPS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)), min_size=1, max_size=12)
+
+
+@given(STEPS, st.integers(1, 5))
+def test_processes_share_a_step_so_that_their_mean_is_its_mean(sizes: list[tuple[int, int]], processes: int):
+    rows = [Encoded([index] * (prompt + answer), prompt) for index, (prompt, answer) in enumerate(sizes)]
+    shares = [share(rows, process, processes) for process in range(processes)]
+    counted = [row for own, weight in shares if weight for row in own]
+    assert sorted(counted, key=lambda row: row.input_ids[0]) == rows
+    assert all(own for own, _ in shares)
+    # The loss of a token be its row's index: means of means, weighted, are the mean over all tokens.
+    weighted = [mean_loss(own) * weight for own, weight in shares]
+    assert sum(weighted) / processes == pytest.approx(mean_loss(rows))
+
+
+def mean_loss(rows: Sequence[Encoded]) -> float:
+    return sum(row.input_ids[0] * completion_tokens([row]) for row in rows) / completion_tokens(rows)

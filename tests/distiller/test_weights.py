@@ -1,66 +1,59 @@
-from datetime import timedelta
-from itertools import pairwise
+import json
+from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-from distiller.weights import weigh
-from proxy.errors import BadInput
-from tests.distiller.test_curate import START
-
-
-def days(*ages: float) -> list[object]:
-    return [START - timedelta(days=age) for age in ages]
+from distiller.weights import all_weights, load_for_training, save_model, with_adapter
+from tests.distiller.toy import build_toy
 
 
-def test_without_settings_every_row_counts_the_same() -> None:
-    found = weigh(days(0, 10, 100), ["a", "a", "b"])
-    assert (found.weights.tolist(), found.effective) == ([1, 1, 1], pytest.approx(3))
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    build_toy(folder, ["any text will do"])
+    return folder
 
 
-def test_a_half_life_halves() -> None:
-    found = weigh(days(0, 30, 60), half_life=30)
-    assert found.weights == pytest.approx(np.array([4, 2, 1]) * 3 / 7)
-    assert found.effective == pytest.approx(49 / 21)
+def test_only_the_uppermost_layers_get_an_adapter_when_asked(base):
+    model = with_adapter(load_for_training(base), 8, 16, layers=1)
+    learning = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert len(learning) == 14
+    assert all(".layers.1." in name and "lora_" in name for name in learning)
 
 
-def test_full_balance_gives_every_label_the_same_weight_and_half_of_it_the_root() -> None:
-    labels = ["a"] * 9 + ["b"]
-    assert weigh(days(*[0] * 10), labels, balance=1).weights[-1] == pytest.approx(5)
-    half = weigh(days(*[0] * 10), labels, balance=0.5).weights
-    assert half[-1] / half[0] == pytest.approx(3)
+def test_only_the_uppermost_layers_learn_when_asked(base):
+    model = all_weights(load_for_training(base), layers=1)
+    learning = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert len(learning) == 9
+    assert all("layers.1." in name for name in learning)
 
 
-@given(
-    st.lists(st.tuples(st.floats(0, 1e5), st.sampled_from("abcd")), min_size=1, max_size=40),
-    st.floats(0, 1e4),
-    st.floats(0, 1),
-)
-def test_invariants(rows: list[tuple[float, str]], half_life: float, balance: float) -> None:
-    ages, labels = zip(*rows, strict=True)
-    found = weigh(days(*ages), labels, half_life, balance)
-    weights = found.weights
-    assert weights.mean() == pytest.approx(1)
-    assert (weights >= 0).all()
-    assert 1 - 1e-9 <= found.effective <= len(rows) + 1e-9
-    for label in set(labels):
-        own = [(age, weight) for age, one, weight in zip(ages, labels, weights, strict=True) if one == label]
-        ordered = [weight for _, weight in sorted(own)]
-        assert all(newer >= older for newer, older in pairwise(ordered))
-    assert np.array_equal(weigh(days(*ages), labels, half_life, balance).weights, weights)
+def test_what_learns_is_float32(base):
+    """A step's change is lost in bfloat16, whatever the machine computes in."""
+    for model in (with_adapter(load_for_training(base), 8, 16, None), all_weights(load_for_training(base), None)):
+        assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
 
 
-@pytest.mark.parametrize(
-    ("rows", "labels", "half_life", "balance"),
-    [
-        (0, [], 0, 0), (2, ["a"], 0, 0), (1, ["a"], -1, 0), (1, ["a"], float("nan"), 0), (1, ["a"], 0, 1.1),
-        (1, ["a"], 0, -0.1), (1, None, 0, 0.5),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_weighed_is_refused(
-    rows: int, labels: list[str] | None, half_life: float, balance: float
-) -> None:
-    with pytest.raises(BadInput):
-        weigh(days(*[0] * rows), labels, half_life, balance)
+def test_tied_weights_stay_tied_and_numbers_keep_the_format_of_the_base(base, tmp_path):
+    whole = tmp_path / "bf16"
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(whole)
+    model = all_weights(load_for_training(whole), None)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(1.0)
+    save_model(model, whole, tmp_path / "out")
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.bfloat16}
+    assert "lm_head.weight" not in saved
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert again.lm_head.weight.data_ptr() == again.get_input_embeddings().weight.data_ptr()
+    torch.testing.assert_close(again.lm_head.weight, model.lm_head.weight.detach().bfloat16())
+
+
+def test_a_model_folder_holds_what_the_base_holds_and_no_path(base, tmp_path):
+    save_model(all_weights(load_for_training(base), None), base, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in base.iterdir()}
+    assert (tmp_path / "out" / "config.json").read_bytes() == (base / "config.json").read_bytes()
+    assert str(base) not in json.dumps([path.read_text() for path in (tmp_path / "out").glob("*.json")])

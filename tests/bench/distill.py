@@ -1,0 +1,146 @@
+"""What each kind of student is worth on recorded traffic, beside its controls.
+
+    OMP_WAIT_POLICY=PASSIVE python -m tests.bench.distill --data FOLDER       (make bench-distill DATA=FOLDER)
+
+FOLDER holds one folder a set with `train.jsonl` (earlier) and `test.jsonl` (later). Prints Markdown.
+
+    --quick          small budgets for the language model: about 15 minutes on two cores
+    --keep FILE      write every answer, one student a line
+    --answers FILE   no training: the tables again from what --keep wrote
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distiller.settings import STUDENTS, DistillerSettings
+from tests.bench.distill_answers import Limits, Line, base_once, read_set, student
+from tests.bench.distill_table import languages, majority, table, verdicts
+
+_LANGUAGES = "multilingual"  # how a set's name says that its rows carry `meta.lang`
+
+
+def main() -> int:
+    """Run and print."""
+    arguments = _arguments()
+    if arguments.answers:
+        found = [json.loads(line) for line in arguments.answers.read_text(encoding="utf-8").splitlines()]
+    else:
+        found = list(_made(arguments))
+    own = [one for one in found if one["part"] == "own"]
+    controls = {one["set"]: one for one in found if one["part"] == "controls"}
+    print(table(own, controls, arguments.margin, arguments.alpha, arguments.seed))
+    for one in (one for one in own if _LANGUAGES in one["set"] and "why" not in one):
+        apart = [other for other in found if other["part"] == f"apart {one['set']} {one['kind']}"]
+        if apart:
+            print(f"\n{one['set']}, {one['kind']}\n\n{languages(one, apart, arguments.seed)}")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="folder of sets")
+    source.add_argument("--answers", type=Path, help="what --keep wrote")
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--sets", default="", help="names with commas between them (default: all)")
+    parser.add_argument("--kinds", default=",".join(STUDENTS), help=f"of {', '.join(STUDENTS)}")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--margin", type=float, default=0.05)
+    parser.add_argument("--alpha", type=float, default=0.05)
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+def _made(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - started:6.0f} s  {line}", file=sys.stderr, flush=True)
+
+    def kept(part: str, answers: dict[str, Any]) -> dict[str, Any]:
+        line = {"part": part, **answers}
+        if arguments.keep:
+            with arguments.keep.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(line) + "\n")
+        return line
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        limits = _limits(arguments, folder)
+        for path in _sets(arguments):
+            earlier, later = read_set(path)
+            made = [
+                kept("own", student(path.name, kind, earlier, later, limits, folder, say))
+                for kind in arguments.kinds.split(",")
+            ]
+            yield from made
+            given = [one for one in made if "why" not in one]
+            if given:
+                yield kept("controls", _controls(given[0], earlier, later))
+            if _LANGUAGES in path.name:
+                for one in (one for one in given if one["kind"] != "adapter"):
+                    for name, mine, others in _apart(path.name, earlier, later):
+                        answers = student(name, one["kind"], mine, others, limits, folder, say)
+                        yield kept(f"apart {path.name} {one['kind']}", answers)
+
+
+def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
+    options = DistillerSettings(
+        min_exchanges=100, max_rows=4000, holdout=300, seed=arguments.seed, threads=2, control_rows=16,
+    )  # fmt: skip
+    if arguments.quick:
+        options = replace(options, train_tokens=20_000, epochs=2, rank=8, control_rows=8, holdout=200)
+    return Limits(base_once(options, folder), test=120 if arguments.quick else 300, characters=25_000)
+
+
+def _controls(answers: dict[str, Any], earlier: Sequence[Line], later: Sequence[Line]) -> dict[str, Any]:
+    """What needs no student: the most common answer, and naive Bayes on words where the answers are labels."""
+    taught = [line.row.answer or "" for line in earlier]
+    found = {"set": answers["set"], "majority": majority(answers, taught)}
+    if answers["evaluator"] == "label":
+        said = _naive_bayes([_asked(line) for line in earlier], taught, [_asked(line) for line in later])
+        rows = [
+            {"text": text, "teacher": line.row.answer, "finished": True} for text, line in zip(said, later, strict=True)
+        ]
+        found["naive Bayes"] = float(verdicts(answers, rows, "teacher").mean())
+    return found
+
+
+def _naive_bayes(texts: Sequence[str], labels: Sequence[str], asked: Sequence[str]) -> list[str]:
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.naive_bayes import MultinomialNB
+
+    words = CountVectorizer()
+    fitted = MultinomialNB().fit(words.fit_transform(texts), labels)
+    return [str(label) for label in fitted.predict(words.transform(asked))]
+
+
+def _asked(line: Line) -> str:
+    return "\n".join(str(message["content"]) for message in line.row.messages if message["role"] == "user")
+
+
+def _apart(
+    name: str, earlier: Sequence[Line], later: Sequence[Line]
+) -> Iterator[tuple[str, Sequence[Line], Sequence[Line]]]:
+    for language in sorted({str(line.meta["lang"]) for line in earlier}):
+        parts = [[line for line in lines if line.meta["lang"] == language] for lines in (earlier, later)]
+        yield f"{name}-{language}", parts[0], parts[1]
+
+
+def _sets(arguments: argparse.Namespace) -> list[Path]:
+    found = {path.parent.name: path.parent for path in sorted(arguments.data.glob("*/train.jsonl"))}
+    wanted = [name for name in arguments.sets.split(",") if name] or list(found)
+    if missing := sorted(set(wanted) - set(found)):
+        sys.exit(f"{arguments.data} has no set {', '.join(missing)}; it has {', '.join(found) or 'none'}")
+    return [found[name] for name in wanted]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -111,7 +111,7 @@ def forecast(log: Log, settings: Settings, task: str) -> Forecast:
         data=rows.data,
         agreement=found.agreement if found else unknown,
         coverage=coverage,
-        proof=_proof(found) if found else unknown,
+        proof=found.proof if found else unknown,
         parts=ahead.parts,
         curve=found.curve.words if found else ahead.why,
         base=base,
@@ -132,14 +132,6 @@ def _facts(rows: _Rows, ahead: _Ahead, base: BaseFacts, settings: Settings) -> F
         outlook=ahead.outlook,
         why_none=ahead.why,
     )
-
-
-def _proof(found: Outlook) -> Figure:
-    one = found.threshold
-    if one is None or one.proof is None:
-        return Figure(None, "the stand-in has no threshold that could be proven")
-    basis = f"{one.proof:,} covered exchanges that go on like the {one.n} covered rows of the holdout"
-    return Figure(round(one.proof / one.coverage), basis)
 
 
 def _rows(log: Log, settings: Settings, task: str) -> _Rows:

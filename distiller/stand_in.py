@@ -49,6 +49,15 @@ class Outlook:
     """How many times the exchanges let a threshold through, were the others like these; None: not even 8 times."""
     curve: Curve
 
+    @property
+    def proof(self) -> Figure:
+        """Exchanges of the task, covered or not, until parity could be proven at the threshold."""
+        one = self.threshold
+        if one is None or one.proof is None:
+            return Figure(None, "the stand-in has no threshold that could be proven")
+        basis = f"{one.proof:,} covered exchanges that go on like the {one.n} covered rows of the holdout"
+        return Figure(round(one.proof / one.coverage), basis)
+
 
 def outlook(
     train: Sequence[Recorded], holdout: Sequence[Recorded], parts: Parts, score: Score, margin: float, plan: Plan

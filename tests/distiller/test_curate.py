@@ -156,6 +156,11 @@ def test_each_reason_names_the_first_exchanges_it_dropped(rows: list[Recorded], 
         assert all(list(ids) == sorted(ids, key=order.index) for ids in result.examples.values())
 
 
+def test_of_many_dropped_rows_the_first_are_named() -> None:
+    result = curate([row(number, status=500) for number in range(9)][::-1])
+    assert result.examples == {"error": tuple(f"e{number:04}" for number in range(EXAMPLES))}
+
+
 def test_rows_that_must_not_be_parted_share_a_group() -> None:
     rows = [row(1, LONG), row(2), row(3, LONG + "!", conversation="c"), row(4, conversation="c"), row(5)]
     assert together(rows).tolist() == [0, 1, 0, 0, 4]

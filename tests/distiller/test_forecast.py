@@ -15,6 +15,7 @@ from proxy.log import Log
 from router.ledger import charge
 from router.settings import MoneySettings, RouterSettings, TaskSettings
 from tests.distiller.test_noise import tickets
+from tests.distiller.toy_task import toy_log, toy_settings
 from tests.logs import migrated
 from tests.router.conftest import PATH, TASK, add_rows, insert, spent
 
@@ -135,3 +136,12 @@ def test_rows_of_one_conversation_leave_nothing_to_judge_by(log: Log) -> None:
     found = forecast(log, SETTINGS, TASK)
     assert (found.conclusion.word, found.data.holdout) == (UNKNOWN, 0)
     assert "no two sides" in found.conclusion.why
+
+
+def test_rows_too_long_for_the_base_are_seen(tmp_path: Path) -> None:
+    log, settings = toy_log(tmp_path), toy_settings(tmp_path)
+    found = forecast(log, settings, TASK)
+    assert found.base.tokens is not None
+    assert (found.base.tokens.too_long, found.conclusion.word) == (0, MORE)
+    short = replace(settings, distiller=replace(settings.distiller, max_tokens=found.base.tokens.prompt.median))
+    assert forecast(log, short, TASK).conclusion.word == NOT

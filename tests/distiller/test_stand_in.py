@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,15 @@ def test_what_words_tell_apart_is_covered_and_can_be_proposed() -> None:
     assert (found.times, found.majority) == (1, 0.5)
     assert found.curve.points[-1][0] == 300
     assert "reached" in found.curve.words
+
+
+def test_a_proof_takes_more_exchanges_than_are_covered() -> None:
+    found = ahead(tickets(400), 100)
+    assert found.threshold is not None
+    half = replace(found, threshold=replace(found.threshold, coverage=0.5, proof=100, n=50))
+    assert (half.proof.value, "100 covered exchanges" in half.proof.basis) == (200, True)
+    for threshold in (None, replace(found.threshold, proof=None)):
+        assert replace(found, threshold=threshold).proof.value is None
 
 
 def test_answers_that_are_drawn_at_random_are_not_covered() -> None:

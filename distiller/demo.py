@@ -227,12 +227,13 @@ class _Loop:
             self.missing.append(f"capture: {self._in_log()} of {self.total} requests are in the log")
 
     def _serving(self) -> bool:
-        state = self.settings.engine_state
-        ready = json.loads(state.read_text()) if state.exists() else {"ready": [], "failed": {}}
+        places = (self.settings.engine_state, self.settings.small_state)
+        states = [json.loads(place.read_text()) for place in places if place.exists()]
         students = {done.bundle.id for done in self.distilled.values() if isinstance(done, Distilled)}
-        for name, problem in ready["failed"].items():
-            raise Unavailable(f"serve: {name} failed its check: {problem}")
-        return students <= set(ready["ready"])
+        for state in states:
+            for name, problem in state["failed"].items():
+                raise Unavailable(f"serve: {name} failed its check: {problem}")
+        return students <= {name for state in states for name in state["ready"]}
 
     def _compared(self) -> bool:
         """Whether everything sent so far is in the log, and compared where there is a candidate in shadow."""

@@ -68,7 +68,8 @@ def _port(settings: Settings) -> Finding:
 
 
 def _training(settings: Settings) -> Finding:
-    return _installed("training", ("torch", "transformers", "peft", "accelerate"), "pip install 'stillroom[distill]'")
+    modules = ("torch", "transformers", "peft", "accelerate", "sklearn")  # small students are also served by these
+    return _installed("training", modules, "pip install 'stillroom[distill]'")
 
 
 def _engine(settings: Settings) -> Finding:

@@ -7,7 +7,8 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from distiller.command_tools import opened_log, republish, sentence, show
 from distiller.settings import load_settings
@@ -31,8 +32,6 @@ def status(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.config)
     log = opened_log(settings)
-    engine = settings.engine_state
-    state = json.loads(engine.read_text()) if engine.exists() else {"state": "not started", "reason": "no student yet"}
     known = candidates(log)
     found = [standing(log, candidate, settings.router) for candidate in known]
     ice = {
@@ -40,11 +39,18 @@ def status(arguments: argparse.Namespace) -> int:
         for task, one in frozen(log).items()
     }
     changed = [change.words for change in changes(log, known)]
-    shown = {"engine": state, "candidates": found, "frozen": ice, "changed": changed}
+    none = {"state": "not started", "reason": "no student yet"}
+    engines = {"engine": _told(settings.engine_state) or none, "small_engine": _told(settings.small_state) or none}
+    shown: dict[str, Any] = {**engines, "candidates": found, "frozen": ice, "changed": changed}
     shown["feedback_ignored"] = ignored(log)
     shown["similarity"] = {one.id: asdict(seen) for one in known if (seen := alike(log, one))}
     shown |= _sunsets(log, settings.teacher.sunsets, known)
     return show(arguments, shown, status_table)
+
+
+def _told(place: Path) -> dict[str, Any] | None:
+    """What the controller last wrote of an engine."""
+    return dict(json.loads(place.read_text())) if place.exists() else None
 
 
 def _sunsets(log: "Log", declared: Sequence[SunsetSettings], known: Sequence["Candidate"]) -> dict[str, object]:

@@ -25,13 +25,16 @@ _DIGITS = 6  # of a kept log-probability: they go into the bundle with the holdo
 class Generated:
     """An answer, the confidence in it (`router.confidence`), and whether it ended by itself before `max_tokens`.
 
-    `logprobs` has one number a token, end of turn included, in nats.
+    `logprobs` has one number a token, end of turn included, in nats. `prompt_tokens` is what was read. A student that
+    chooses among whole answers tells the `likeliest` with their log-probabilities, best first.
     """
 
     text: str
     confidence: float
     finished: bool
     logprobs: tuple[float, ...]
+    prompt_tokens: int = 0
+    likeliest: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,9 @@ def _answer(model: _Model, prompts: Sequence[Sequence[int]], max_tokens: int) ->
             confidence(logs),
             _ended(row, model.stops),
             tuple(round(log, _DIGITS) for log in logs),
+            len(prompt),
         )
-        for row, logs in zip(tokens, logprobs, strict=True)
+        for prompt, row, logs in zip(prompts, tokens, logprobs, strict=True)
     ]
 
 

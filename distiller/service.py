@@ -1,18 +1,17 @@
-"""Owns the controller process: the router's loop, the engine that serves students, and the schedule of distillations.
+"""Owns the controller process: the router's loop, the engines that serve students, the schedule of distillations.
 
 Composition only. A distillation is a process of its own (`stillroom distill`), one at a time, so that training can
 neither stall the loop nor take it down.
 """
 
 import asyncio
-import json
 import logging
 import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,14 +21,12 @@ import duckdb
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from distiller.base import compute_dtype
-from distiller.serving import Engine, EngineSettings, EngineStatus, Golden
+from distiller.engines import Engines
 from distiller.settings import Settings
 from distiller.upkeep import keep_backups, maintain_log, opened
 from proxy.admin import create_admin, serve_admin
 from proxy.deployments import connect
 from proxy.errors import BadInput, StillroomError
-from proxy.files import put
 from proxy.ingest import Ingest
 from proxy.log import Log
 from proxy.relay import Upstream
@@ -42,7 +39,7 @@ from router.freezes import frozen
 from router.judge_client import connect_judge
 from router.ledger import charge
 from router.prices import cost, price_map
-from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, Watch
+from router.registry import CANARY, LIVE, RETIRED, SHADOW, STUDENT, Watch
 from router.signing import signed
 
 if TYPE_CHECKING:  # An extra: not everybody has it.
@@ -111,42 +108,32 @@ async def _work(settings: Settings, config: Path | None, seen: _Seen, stop: asyn
 class _Service:
     def __init__(self, log: Log, settings: Settings, config: Path | None) -> None:
         self._log, self._settings, self._config = log, settings, config
-        self._engine: Engine | None = None
+        self._engines = Engines(settings)
         self._watch = Watch(log)
         self._distilling = asyncio.Lock()
         self.seen = Observed()  # of log and engine, when last looked at
 
     def served(self) -> Mapping[str, str]:
         """Candidates that are loaded and checked, and where."""
-        if self._engine is None:
-            return {}
-        status = self._engine.status()
-        return dict.fromkeys(status.ready, status.url) if status.state == "up" else {}
+        return self._engines.served()
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Start the engine with the first student, keep it loaded with the current ones, charge its hours."""
-        running: asyncio.Task[None] | None = None
+        """Start engines with the first students, keep them loaded with the current ones, charge their hours."""
         charged = time.monotonic()
         while not stop.is_set():
             known = self._watch.now()
-            wanted = [c for c in known if c.kind == "student" and c.stage != RETIRED]
-            if wanted and self._engine is None:
-                self._engine = self._start(wanted[0])
-                running = asyncio.create_task(self._engine.run(stop))
-                charged = time.monotonic()
-            if self._engine is not None:
-                self._engine.want(*_adapters(wanted))
-                charged = self._charge(charged, force=False)
+            idle = not self._engines.started
+            self._engines.want([c for c in known if c.kind == STUDENT and c.stage != RETIRED], stop)
+            if self._engines.started:
+                charged = time.monotonic() if idle else self._charge(charged, force=False)
             self.seen = Observed(
                 log_answered=time.time(),
                 stages={stage: sum(c.stage == stage for c in known) for stage in STAGES},
-                engine=self._engine.status().state if self._engine else None,
+                engine=self._engines.state(),
             )
-            if running is not None and running.done():
-                running.result()  # Raises what ended the engine for good.
             await pause(stop, ENGINE_SECONDS)
-        if running is not None:
-            await running
+        if self._engines.started:
+            await self._engines.ended()
             self._charge(charged, force=True)
 
     def schedule(self) -> AsyncIOScheduler:
@@ -184,29 +171,8 @@ class _Service:
                 )  # fmt: skip
                 _log.warning("distillation of %s ended with exit code %s", task, await process.wait())
 
-    def _start(self, first: Candidate) -> Engine:
-        options = self._settings.serving
-        logs = self._settings.folder / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        settings = EngineSettings(
-            base=Path(first.card["base"]),
-            port=options.port,
-            dtype=compute_dtype() if options.device == "cpu" else "bfloat16",
-            max_model_len=options.max_model_len,
-            kv_cache_gb=options.kv_cache_gb,
-            extra_args=options.args,
-            max_lora_rank=options.max_lora_rank,
-            device="gpu" if options.device == "gpu" else "cpu",
-            log=logs / "engine.log",
-        )
-        return Engine(settings, on_change=self._note)
-
-    def _note(self, status: EngineStatus) -> None:
-        said = {**asdict(status), "ready": sorted(status.ready), "failed": dict(status.failed)}
-        put(self._settings.engine_state, json.dumps(said))
-
     def _charge(self, since: float, force: bool) -> float:
-        """Charge the engine's hours, idle or not; returns the moment up to which they are charged."""
+        """Charge the hours of the machine that serves, idle or not, however many engines; returns the moment up to which they are charged."""
         now = time.monotonic()
         if not force and now - since < CHARGE_SECONDS:
             return since
@@ -243,11 +209,3 @@ def due(log: Log, fewest: int, fewest_ever: int) -> list[str]:
     held = frozen(log)
     return [task for (task,) in rows if task not in held]
 
-
-def _adapters(wanted: list[Candidate]) -> tuple[dict[str, Path], dict[str, list[Golden]]]:
-    paths = {candidate.id: Path(candidate.bundle) / "adapter" for candidate in wanted}
-    golden = {
-        candidate.id: [Golden(item["messages"], item["text"]) for item in candidate.card["golden"]]
-        for candidate in wanted
-    }
-    return paths, golden

@@ -104,6 +104,14 @@ def engine_command(settings: EngineSettings) -> Command:
     return argv + list(settings.extra_args), env
 
 
+def small_command(settings: EngineSettings) -> Command:
+    """What starts the server of small students instead; `settings.base` is an encoder's folder."""
+    argv = [sys.executable, "-m", "distiller.small_server", "--port", str(settings.port)]
+    argv += ["--encoder", str(settings.base), *settings.extra_args]
+    # Threads that spin at barriers would stall what else runs on the machine; nothing here may ask a hub.
+    return argv, {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+
+
 class Engine:
     """Supervises one engine process. Everything runs on the loop of `run`; `on_change` must not block."""
 

@@ -55,10 +55,11 @@ class DistillerSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
-    """`[serving]`: the vLLM engine; `device` is cpu or gpu, `args` go to vLLM as they are."""
+    """`[serving]`: the engines; `device` is cpu or gpu, `args` go to vLLM as they are, `small_port` is the other's."""
 
     device: str = "cpu"
     port: int = 8100
+    small_port: int = 8101
     max_model_len: int = 2048
     kv_cache_gb: int = 1
     max_lora_rank: int = 16
@@ -131,8 +132,13 @@ class Settings:
 
     @property
     def engine_state(self) -> Path:
-        """What the controller last knew of the engine."""
+        """What the controller last knew of vLLM."""
         return self.folder / "state" / "engine.json"
+
+    @property
+    def small_state(self) -> Path:
+        """What it last knew of the server of small students."""
+        return self.folder / "state" / "small.json"
 
     @property
     def students(self) -> Path:
@@ -158,6 +164,8 @@ def _check(settings: Settings) -> None:
         raise BadInput("log.keep_days must be 0 (for ever) or more")
     if settings.serving.device not in ("cpu", "gpu"):
         raise BadInput(f"serving.device must be cpu or gpu, not {settings.serving.device!r}")
+    if settings.serving.port == settings.serving.small_port:
+        raise BadInput(f"serving.port and serving.small_port are both {settings.serving.port}: give one another port")
     if settings.judge.concurrency < 1 or settings.judge.timeout <= 0:
         raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
     _check_students(settings.distiller)

@@ -110,10 +110,12 @@ def report_table(report: Report) -> None:
 def status_table(status: Mapping[str, Any]) -> None:
     """`stillroom status`."""
     console = Console()
-    engine = status["engine"]
-    console.print(f"engine: {engine['state']}" + (f" ({engine['reason']})" if engine.get("reason") else ""))
-    for name, problem in engine.get("failed", {}).items():
-        console.print(f"  not served: {name}: {problem}")
+    for title in ("engine", "small_engine"):
+        engine = status[title]
+        told = f" ({engine['reason']})" if engine.get("reason") else ""
+        console.print(f"{title.replace('_', ' ')}: {engine['state']}{told}")
+        for name, problem in engine.get("failed", {}).items():
+            console.print(f"  not served: {name}: {problem}")
     for task, freeze in status["frozen"].items():
         console.print(f"frozen: {task}, since {freeze['since']}: {freeze['reason']}")
     for change in [*status["sunsets"], *status["changed"]]:

@@ -5,8 +5,8 @@ sequence and attention runs row by row, so a row cannot see its neighbours, noth
 (on a CPU that made short rows 1.4 times faster than a block-diagonal mask). Only positions that predict a completion
 token reach the vocabulary head.
 
-Called in each process of `accelerate launch`, torchrun or a Ray Train worker, the processes share the rows of every
-step, and their averaged gradient is that of one process; the first of them writes.
+Called in each process of `accelerate launch` or torchrun, the processes share the rows of every step, and their
+averaged gradient is that of one process; the first of them writes.
 
 Start the process with OMP_WAIT_POLICY=PASSIVE in its environment (it is read when torch loads): threads that spin at
 barriers stall for minutes as soon as anything else is busy on the machine.

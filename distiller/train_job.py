@@ -2,7 +2,8 @@
 
     accelerate launch --multi_gpu --num_processes 2 -m distiller.train_job JOB.json
 
-or torchrun in its place; without a GPU the processes talk over gloo. Must not know what rows mean.
+or torchrun in its place; without a GPU the processes talk over gloo. `run_job` is also what a worker of Ray Train is to
+call, which finds itself in the same kind of process group; that was never run. Must not know what rows mean.
 """
 
 import json
@@ -10,11 +11,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
 from distiller.checkpoints import Checkpoints
 from distiller.examples import Encoded
+from distiller.projection import Target
 from distiller.train import Trained, TrainSettings, train
 from proxy.errors import BadInput, StillroomError
 from proxy.settings import parse
@@ -82,7 +85,17 @@ def write_rows(path: Path, rows: Sequence[Encoded]) -> None:
 
 def read_rows(path: Path) -> list[Encoded]:
     """The rows `write_rows` wrote."""
-    return [Encoded(**json.loads(line)) for line in path.read_text().splitlines()]
+    return [_row(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def _row(input_ids: list[int], prompt_length: int, soft: Sequence[dict[str, Any] | None] | None) -> Encoded:
+    if soft is None:
+        return Encoded(input_ids, prompt_length)
+    return Encoded(input_ids, prompt_length, tuple(None if one is None else _target(**one) for one in soft))
+
+
+def _target(ids: Sequence[int], probabilities: Sequence[float], tail: float) -> Target:
+    return Target(tuple(ids), tuple(probabilities), tail)
 
 
 def _without_none(table: dict[str, object]) -> dict[str, object]:

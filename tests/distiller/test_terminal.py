@@ -55,6 +55,7 @@ def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str])
     status_table(
         {
             "engine": engine,
+            "small_engine": {"state": "up", "reason": "", "failed": {"student-2": "no folder"}},
             "candidates": [],
             "frozen": ice,
             "changed": ["triage-2: its instructions changed"],
@@ -65,7 +66,8 @@ def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str])
         }
     )
     shown = capsys.readouterr().out
-    assert "down (the engine ended)" in shown
+    assert "engine: down (the engine ended)" in shown
+    assert "small engine: up\n  not served: student-2: no folder" in shown
     assert "student-1: golden prompts differ" in shown
     assert "frozen: triage, since 2026-01-31T12:00: audit week" in shown
     assert "triage-2: its instructions changed" in shown
@@ -86,7 +88,8 @@ def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monk
     seen = {"judged": 7, "good": 0.75, "worse": None}
     shown_too = {"frozen": {}, "changed": [], "sunsets": [], "golden": {}, "feedback_ignored": 2}
     shown_too["similarity"] = {"s-1": seen}
-    status_table({"engine": {"state": "up"}, "candidates": [line | {"feedback": said}], **shown_too})
+    engines = {"engine": {"state": "up"}, "small_engine": {"state": "not started"}}
+    status_table({**engines, "candidates": [line | {"feedback": said}], **shown_too})
     shown = capsys.readouterr().out
     assert (
         "s-1: 4 verdicts (8%) are on the right answer; there it was right 0.750 of the time, the teacher 0.500" in shown

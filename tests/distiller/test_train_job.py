@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from distiller.examples import Encoded
+from distiller.projection import Target
 from distiller.train_job import Job, main, read_job, read_rows, run_job, write_rows
 from proxy.errors import BadInput
 from tests.distiller.test_train import SETTINGS, rows
@@ -33,7 +35,9 @@ def put(folder: Path, job: Job) -> Path:
 
 
 def test_a_job_and_its_rows_come_back_as_they_were_written(job, tmp_path):
-    assert read_rows(Path(job.rows)) == rows(40)
+    soft = Encoded([5, 7, 2], 1, (Target((7, 8), (0.1 + 0.2, 0.5), 0.2), None))
+    write_rows(tmp_path / "rows.jsonl", [soft, *rows(2)])
+    assert read_rows(tmp_path / "rows.jsonl") == [soft, *rows(2)]
     assert read_job(put(tmp_path, job)) == job
     kept = replace(job, settings=replace(SETTINGS, layers=1), checkpoints="kept", every=7)
     assert read_job(put(tmp_path, kept)) == kept

@@ -1,0 +1,22 @@
+"""Owns the choice of how a small student is loaded, by the kind its folder says it is. Knows no server and no training.
+
+small.json           {"kind": "head", ...}: what the kind needs to answer
+*.safetensors        its weights; nothing that could hold code
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from distiller import head
+from distiller.embedding import Encoders
+from distiller.predict import Predict, read_facts
+from proxy.errors import BadInput
+
+
+def load_small(folder: Path, encoders: Encoders) -> Predict:
+    """The student in `folder`, ready to answer; BadInput where it cannot be read, or reads another encoder."""
+    kinds: dict[str, Callable[[], Predict]] = {"head": lambda: head.load(folder, encoders)}
+    kind = read_facts(folder)["kind"]
+    if kind not in kinds:
+        raise BadInput(f"{folder} holds a student of kind {kind!r}, and there are only {', '.join(kinds)}")
+    return kinds[kind]()

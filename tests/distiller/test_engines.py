@@ -1,0 +1,76 @@
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distiller.engines import Engines
+from distiller.settings import ServingSettings, Settings
+from proxy.errors import BadInput
+from proxy.log import Log
+from router.registry import Candidate
+from tests.distiller.queues import asking, toy_encoder, toy_head
+from tests.distiller.test_serving import until
+from tests.logs import migrated
+from tests.router.conftest import known
+from tests.servers import free_port
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=str(tmp_path), serving=ServingSettings(port=free_port(), small_port=free_port()))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return migrated(tmp_path)
+
+
+@pytest.fixture
+def student(log: Log, tmp_path: Path) -> Candidate:
+    encoder = toy_encoder(tmp_path / "encoder")
+    toy_head(encoder, tmp_path / "student-1" / "small")
+    golden = [{"messages": list(asking("refund my money")), "text": "billing"}]
+    card = {"base": str(encoder), "engine": "small", "golden": golden, "labels": [], "static": [], "max_tokens": 1}
+    return known(log, bundle=str(tmp_path / "student-1"), card=card)
+
+
+async def test_a_small_student_needs_no_vllm(settings: Settings, student: Candidate) -> None:
+    engines, stop = Engines(settings), asyncio.Event()
+    assert not engines.started
+    assert engines.state() is None
+    engines.want([], stop)
+    assert not engines.started
+    engines.want([student], stop)
+    try:
+        await until(lambda: bool(engines.served()))
+        assert engines.served() == {student.id: f"http://127.0.0.1:{settings.serving.small_port}"}
+        assert engines.state() == "up"
+        told = json.loads(settings.small_state.read_text())
+        assert (told["state"], told["ready"]) == ("up", [student.id])
+        assert not settings.engine_state.exists()
+        engines.want([], stop)
+        await until(lambda: not engines.served())
+        assert engines.started
+    finally:
+        stop.set()
+        await engines.ended()
+    assert engines.state() == "down"
+    assert json.loads(settings.small_state.read_text())["reason"] == "stopped"
+
+
+async def test_a_student_without_an_engine_is_said(settings: Settings, student: Candidate) -> None:
+    other = replace(student, card={**student.card, "engine": "steam"})
+    with pytest.raises(BadInput, match="wants engine 'steam'"):
+        Engines(settings).want([other], asyncio.Event())
+
+
+async def test_a_port_that_is_taken_ends_it(settings: Settings, student: Candidate) -> None:
+    engines, stop = Engines(settings), asyncio.Event()
+    taken = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", settings.serving.small_port)
+    async with taken:
+        engines.want([student], stop)
+        await asyncio.sleep(0.1)
+        with pytest.raises(Exception, match="is not free for the engine"):
+            engines.want([student], stop)

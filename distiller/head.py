@@ -19,6 +19,7 @@ from distiller.base import base_identity
 from distiller.embedding import Embed, Encoders, load_encoder
 from distiller.generate import Generated
 from distiller.predict import Predict, Prompt, one_text, read_facts, write_facts
+from distiller.scikit import scikit_learn
 from proxy.errors import BadInput, Refused
 from router.confidence import confidence
 from router.evaluators import normalise
@@ -176,7 +177,8 @@ def _fit(vectors: Matrix, labels: NDArray[np.int64], c: float) -> tuple[Matrix, 
     """Weight (labels, dimensions) and bias (labels) of the regression; of two labels it gives only the second's."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(vectors, labels)
+    with scikit_learn():
+        model = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(vectors, labels)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:
         return np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])

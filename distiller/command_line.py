@@ -34,7 +34,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     made.add_argument("--folder", type=Path, default=Path("demo-data"), help="where the demo works (made anew)")
     add("tasks", "stillroom tasks --json", shared, scripted)
     reasoned = ("rollback", "freeze")
-    for name in ("distill", "certificate", "promote", "rollback", "freeze"):
+    for name in ("forecast", "distill", "certificate", "promote", "rollback", "freeze"):
         extra = () if name == "certificate" else (scripted,)
         example = f"stillroom {name} triage-support-tickets-1f3a9c2e"
         made = add(name, example + (' --reason "wrong on refunds"' if name in reasoned else ""), shared, *extra)

@@ -9,7 +9,7 @@ probability (1 - 0.9^6)^20 = 3e-7, and none is joined wrongly.
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +25,7 @@ from proxy.traffic_file import message_text
 JACCARD = 0.9
 LONG_TEXT = 8  # words; shorter prompts of a task legitimately share most of their words
 SHINGLE = 3  # words
+EXAMPLES = 5  # exchanges named for each reason why rows were dropped
 BANDS, BAND_ROWS = 20, 6
 REFUSAL_LENGTH = 400  # characters; a longer answer that opens with an apology still answers
 
@@ -60,12 +61,17 @@ class Recorded:
     """The whole body, for evaluators."""
 
 
+_Dropped = defaultdict[str, list[Recorded]]
+
+
 @dataclass(frozen=True, slots=True)
 class Curation:
     """What is fit to learn from, in order of time, and how many rows each reason dropped."""
 
     kept: tuple[Recorded, ...]
     dropped: Mapping[str, int]
+    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of each reason the ids of the first exchanges it dropped, at most EXAMPLES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +81,21 @@ class Split:
     train: tuple[Recorded, ...]
     holdout: tuple[Recorded, ...]
     dropped: Mapping[str, int]
+    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """As of `Curation`."""
 
 
 def curate(rows: Sequence[Recorded]) -> Curation:
     """Drop what must not be learned; `len(kept) + sum(dropped.values()) == len(rows)`."""
-    dropped: Counter[str] = Counter()
+    dropped: _Dropped = defaultdict(list)
     prompts: defaultdict[str, list[Recorded]] = defaultdict(list)
     for row in _by_time(rows):
         if reason := unfit(row):
-            dropped[reason] += 1
+            dropped[reason].append(row)
         else:
             prompts[json.dumps(row.messages, sort_keys=True)].append(row)
-    kept = []
-    for same in prompts.values():
-        row, reasons = _one_answer(same)
-        kept.append(row)
-        dropped.update(reasons)
-    return Curation(tuple(_by_time(kept)), dict(dropped))
+    kept = [_one_answer(same, dropped) for same in prompts.values()]
+    return Curation(tuple(_by_time(kept)), *_told(dropped))
 
 
 def unfit(row: Recorded) -> str | None:
@@ -104,6 +108,7 @@ def unfit(row: Recorded) -> str | None:
         ("tool_calls", row.tool_calls),
         ("empty", not row.answer.strip()),
         ("refusal", is_refusal(row.answer)),
+        ("broken_text", _broken(row)),
     )
     return next((reason for reason, applies in checks if applies), None)
 
@@ -128,18 +133,24 @@ def split(kept: Sequence[Recorded], holdout: int | float = 0.2) -> Split:
     cut = len(rows) - count
     alike = near_duplicate_groups([user_text(row) for row in rows])
     together = _with_conversations(alike, rows)
-    dropped: Counter[str] = Counter()
+    dropped: _Dropped = defaultdict(list)
     latest = {(alike[index], rows[index].answer): index for index in range(cut)}
-    train = [rows[index] for index in sorted(latest.values())]
-    dropped["near_duplicate"] += cut - len(train)
+    stays = set(latest.values())
+    train = [rows[index] for index in sorted(stays)]
+    dropped["near_duplicate"] += [rows[index] for index in range(cut) if index not in stays]
     trained, talks = set(together[:cut].tolist()), {row.conversation for row in rows[:cut]} - {None}
     judging = []
     for index in range(cut, len(rows)):
         if together[index] not in trained:
             judging.append(rows[index])
         else:
-            dropped["conversation" if rows[index].conversation in talks else "near_duplicate"] += 1
-    return Split(tuple(train), tuple(judging), dict(+dropped))
+            dropped["conversation" if rows[index].conversation in talks else "near_duplicate"].append(rows[index])
+    return Split(tuple(train), tuple(judging), *_told(dropped))
+
+
+def together(rows: Sequence[Recorded]) -> NDArray[np.int64]:
+    """A group number for each row, shape (len(rows),): near-duplicates and rows of one conversation share theirs."""
+    return _with_conversations(near_duplicate_groups([user_text(row) for row in rows]), rows)
 
 
 def user_text(row: Recorded) -> str:
@@ -166,24 +177,41 @@ def near_duplicate_groups(texts: Sequence[str]) -> NDArray[np.int64]:
     return groups
 
 
+def _broken(row: Recorded) -> bool:
+    """Whether it holds half a character, which JSON can spell and no tokenizer can read."""
+    try:
+        (json.dumps(row.messages, ensure_ascii=False) + row.answer).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _by_time(rows: Sequence[Recorded]) -> list[Recorded]:
     return sorted(rows, key=lambda row: (row.ts, row.exchange_id))
 
 
-def _one_answer(same: Sequence[Recorded]) -> tuple[Recorded, Counter[str]]:
-    """Of rows with the same prompt, in order of time: the one to keep, and why the others go.
+def _one_answer(same: Sequence[Recorded], dropped: _Dropped) -> Recorded:
+    """Of rows with the same prompt, in order of time: the one to keep; the others go to `dropped`, by their reason.
 
     Agreeing rows keep the first. Where the teacher changed its answer the latest row is right and the others go: as
     duplicates where they repeat an earlier answer or the kept one, else as conflicts.
     """
     keep = same[0] if all(row.answer == same[0].answer for row in same) else same[-1]
     seen = {keep.answer}
-    reasons: Counter[str] = Counter()
     for row in same:
         if row is not keep:
-            reasons["exact_duplicate" if row.answer in seen else "conflict"] += 1
+            dropped["exact_duplicate" if row.answer in seen else "conflict"].append(row)
             seen.add(row.answer)
-    return keep, reasons
+    return keep
+
+
+def _told(dropped: _Dropped) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
+    """How many rows each reason dropped, and the first of them."""
+    found = {reason: _by_time(rows) for reason, rows in dropped.items() if rows}
+    return (
+        {reason: len(rows) for reason, rows in found.items()},
+        {reason: tuple(row.exchange_id for row in rows[:EXAMPLES]) for reason, rows in found.items()},
+    )
 
 
 def _with_conversations(groups: NDArray[np.int64], rows: Sequence[Recorded]) -> NDArray[np.int64]:

@@ -56,10 +56,7 @@ class Dataset:
 def dataset(log: Log, task: str, settings: Settings) -> Dataset:
     """The newest exchanges of `task`; BadInput where there are none, Refused where too few are fit to learn from."""
     options, declared = settings.distiller, settings.router.tasks.get(task, TaskSettings())
-    snapshot = log.snapshot()
-    rows = [_recorded(*row) for row in log.query(_NEWEST.format(version=snapshot), [task, options.max_rows])]
-    if not rows:
-        raise BadInput(f"task {task!r} has no recorded exchange: `stillroom tasks` lists the ones there are")
+    snapshot, rows = newest(log, task, options.max_rows)
     curation: Curation = curate(rows)
     if len(curation.kept) < options.min_exchanges:
         raise Refused(
@@ -73,6 +70,15 @@ def dataset(log: Log, task: str, settings: Settings) -> Dataset:
         raise Refused(f"task {task!r} is declared to call tools, and students answer in text: drop its evaluator")
     dropped = dict(Counter(curation.dropped) + Counter(parts.dropped))
     return _dataset(task, snapshot, len(rows), dropped, parts.train, parts.holdout, evaluator, declared)
+
+
+def newest(log: Log, task: str, most: int) -> tuple[int, list[Recorded]]:
+    """The log's snapshot, and at most so many exchanges the teacher answered; BadInput where the task has none."""
+    snapshot = log.snapshot()
+    rows = [_recorded(*row) for row in log.query(_NEWEST.format(version=snapshot), [task, most])]
+    if not rows:
+        raise BadInput(f"task {task!r} has no recorded exchange: `stillroom tasks` lists the ones there are")
+    return snapshot, rows
 
 
 def again(

@@ -4,11 +4,9 @@ Must not know servers or the log. Its probabilities are calibrated by one temper
 Modern Neural Networks", 2017), fitted on rows that the regression did not see.
 """
 
-import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from distiller.base import base_identity
 from distiller.embedding import Embed, Encoders, load_encoder
 from distiller.generate import Generated
 from distiller.predict import Predict, Prompt, one_text, read_facts, write_facts
+from distiller.scikit import scikit_learn
 from proxy.errors import BadInput, Refused
 from router.confidence import confidence
 from router.evaluators import normalise
@@ -178,25 +177,12 @@ def _fit(vectors: Matrix, labels: NDArray[np.int64], c: float) -> tuple[Matrix, 
     """Weight (labels, dimensions) and bias (labels) of the regression; of two labels it gives only the second's."""
     from sklearn.linear_model import LogisticRegression
 
-    with _no_mark_of_pandas():
+    with scikit_learn():
         model = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(vectors, labels)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:
         return np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
     return weight, bias
-
-
-@contextmanager
-def _no_mark_of_pandas() -> Iterator[None]:
-    """Where pandas is marked as absent (`proxy.log` does so for DuckDB), scikit-learn takes the mark for the module."""
-    marked = "pandas" in sys.modules and sys.modules["pandas"] is None
-    if marked:
-        del sys.modules["pandas"]
-    try:
-        yield
-    finally:
-        if marked:
-            sys.modules["pandas"] = None  # type: ignore[assignment]
 
 
 def _cross_validated(vectors: Matrix, labels: NDArray[np.int64], folds: NDArray[np.int64], c: float) -> _Fitted:

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distiller.curate import JACCARD, Recorded, curate, is_refusal, near_duplicate_groups, split, user_text
+from distiller.curate import (
+    EXAMPLES,
+    JACCARD,
+    Recorded,
+    curate,
+    is_refusal,
+    near_duplicate_groups,
+    split,
+    together,
+    user_text,
+)
 from distiller.sample_traffic import sample_traffic
 from proxy.errors import BadInput
 
@@ -38,6 +48,8 @@ def test_a_fit_row_is_kept() -> None:
         ({"tool_calls": True, "answer": ""}, "tool_calls"),
         ({"answer": " \n"}, "empty"),
         ({"answer": "I'm sorry, but I can't help with that."}, "refusal"),
+        ({"messages": ({"role": "user", "content": "half \ud800"},)}, "broken_text"),
+        ({"answer": "half \ud800"}, "broken_text"),
     ],
 )
 def test_the_first_reason_counts(changes: dict[str, Any], reason: str) -> None:
@@ -127,6 +139,31 @@ def test_curation_counts_every_row_and_forgets_the_order(rows: list[Recorded], r
     shuffled = unique.copy()
     rng.shuffle(shuffled)
     assert curate(shuffled) == curate(unique)
+
+
+@given(st.lists(RECORDED, min_size=2, max_size=40, unique_by=lambda one: one.exchange_id), st.integers(1, 39))
+def test_each_reason_names_the_first_exchanges_it_dropped(rows: list[Recorded], holdout: int) -> None:
+    curated = curate(rows)
+    parts = split(rows, min(holdout, len(rows) - 1))
+    order = [one.exchange_id for one in sorted(rows, key=lambda one: (one.ts, one.exchange_id))]
+    for result, kept in ((curated, curated.kept), (parts, (*parts.train, *parts.holdout))):
+        assert {reason: len(ids) for reason, ids in result.examples.items()} == {
+            reason: min(count, EXAMPLES) for reason, count in result.dropped.items()
+        }
+        named = [one for ids in result.examples.values() for one in ids]
+        assert len(set(named)) == len(named)
+        assert set(named).isdisjoint(one.exchange_id for one in kept)
+        assert all(list(ids) == sorted(ids, key=order.index) for ids in result.examples.values())
+
+
+def test_of_many_dropped_rows_the_first_are_named() -> None:
+    result = curate([row(number, status=500) for number in range(9)][::-1])
+    assert result.examples == {"error": tuple(f"e{number:04}" for number in range(EXAMPLES))}
+
+
+def test_rows_that_must_not_be_parted_share_a_group() -> None:
+    rows = [row(1, LONG), row(2), row(3, LONG + "!", conversation="c"), row(4, conversation="c"), row(5)]
+    assert together(rows).tolist() == [0, 1, 0, 0, 4]
 
 
 def test_the_holdout_is_the_latest() -> None:

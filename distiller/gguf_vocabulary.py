@@ -55,7 +55,7 @@ def pre_tokenizer(told: Mapping[str, Any]) -> str:
 
 
 def _named(steps: list[Mapping[str, Any]]) -> tuple[str | None, bool]:
-    *first, last = steps
+    *first, last = steps or [{}]
     if last.get("type") != "ByteLevel" or last.get("add_prefix_space") or len(first) > 1:
         return None, False
     if last.get("use_regex", True):

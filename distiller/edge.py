@@ -145,11 +145,13 @@ def student_request(served: Served, body: Mapping[str, Any]) -> dict[str, Any]:
     if body.get("n") not in (None, 1):
         raise BadInput("the request asks for several choices, and a student answers greedily: ask for one")
     limit = body.get("max_completion_tokens") or body.get("max_tokens") or served.max_tokens
+    if not isinstance(limit, int) or limit < 1:  # llama.cpp takes -1 as no limit at all
+        raise BadInput(f"the request sets a limit of {limit} tokens, which is none")
     return {key: body[key] for key in _KEPT if body.get(key) is not None} | {
         "model": served.student,
         "messages": student_messages(body["messages"], frozenset(served.static)),
         "temperature": 0,
-        "max_tokens": min(int(limit), served.max_tokens),
+        "max_tokens": min(limit, served.max_tokens),
         # A prompt read in other pieces gives other last digits, and so now and then another answer.
         "cache_prompt": False,
     }

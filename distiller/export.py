@@ -28,7 +28,7 @@ from distiller.bundle import Bundle, load_bundle
 from distiller.edge import CARD, INSTALL, Running, Served
 from distiller.edge_check import Case, Proof, cases, prove
 from distiller.gguf_file import write_gguf
-from distiller.merge import merge
+from distiller.merge import merge, weights
 from distiller.scoring import scoring
 from distiller.settings import Settings
 from proxy.errors import BadInput, Refused, Unavailable
@@ -50,14 +50,14 @@ Report = Callable[[str, int, int], None]
 class Exported:
     """One artefact: its kind (`merged` or of `FLOORS`), folder, size, what it showed, and whether it passed.
 
-    `fresh` is false where it was there already; a refused one has no folder. `base_bytes` is the size of the student's
-    merged weights. `delta` is the merged model's largest difference of a logit.
+    `size` and `bf16_size` are bytes, the second of the same weights in bfloat16. `fresh` is false where it was there
+    already; a refused one has no folder. `delta` is the merged model's largest difference of a logit.
     """
 
     kind: str
     folder: str | None
     size: int
-    base_bytes: int
+    bf16_size: int
     passed: bool
     fresh: bool
     delta: float | None = None
@@ -84,7 +84,7 @@ def export(
     try:
         making = _Making(log, settings, candidate, bundle, place, scratch, on_progress)
         merged = making.merged(base)
-        made = {kind: making.file(kind, merged.base_bytes) for kind in files if kind not in known}
+        made = {kind: making.file(kind, merged.bf16_size) for kind in files if kind not in known}
         if MERGED in kinds and MERGED not in known:
             made[MERGED] = making.keep(scratch / MERGED, MERGED, merged)
     finally:
@@ -113,9 +113,9 @@ class _Making:
         delta = merge(base, self.bundle.path / "adapter", prompts[:_COMPARED], folder, threads)
         self.on_progress("merging", 1, 1)
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        return Exported(MERGED, None, size, size, True, True, delta)
+        return Exported(MERGED, None, size, 2 * weights(folder), True, True, delta)
 
-    def file(self, kind: str, base_bytes: int) -> Exported:
+    def file(self, kind: str, bf16_size: int) -> Exported:
         """One GGUF file, proved; it is at its place afterwards unless it is refused."""
         folder = self.scratch / kind
         folder.mkdir()
@@ -128,7 +128,7 @@ class _Making:
         (folder / CARD).write_text(json.dumps(asdict(served), indent=1), encoding="utf-8")
         proof = self._proof(folder, kind)
         told = asdict(proof) | {"kept": proof.kept, "needed": FLOORS[kind]}
-        found = Exported(kind, None, file.stat().st_size, base_bytes, passes(proof, kind), True, proof=told)
+        found = Exported(kind, None, file.stat().st_size, bf16_size, passes(proof, kind), True, proof=told)
         return self.keep(folder, kind, found) if found.passed else found
 
     def keep(self, folder: Path, kind: str, found: Exported) -> Exported:

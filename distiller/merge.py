@@ -6,6 +6,7 @@ It is merged in float32 and compared with the unmerged model there: in bfloat16 
 rounding does, and a mistake of that size could not be seen. What is written is in the base's own number format.
 """
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
@@ -43,12 +45,21 @@ def merge(
     network = PeftModel.from_pretrained(plain, adapter).eval()
     ids = [tokenizer(render_prompt(tokenizer, prompt), add_special_tokens=False)["input_ids"] for prompt in prompts]
     before = _logits(network, ids)
-    merged = network.merge_and_unload(safe_merge=True).eval()
+    try:
+        merged = network.merge_and_unload(safe_merge=True).eval()
+    except ValueError as error:  # weights that are no numbers
+        raise Refused(f"the adapter cannot be merged: {error}") from None
     delta = max(float((a - b).abs().max()) for a, b in zip(before, _logits(merged, ids), strict=True))
     if not delta <= TOLERANCE:  # NaN is no agreement either
         raise Refused(f"merged, a logit differs by {delta:.2g}, which is more than {TOLERANCE:.0e}: distill again")
     _write(merged.to(native), tokenizer, base, folder)
     return delta
+
+
+def weights(folder: Path) -> int:
+    """How many numbers the model in `folder` has."""
+    with safe_open(folder / _WEIGHTS, framework="pt") as held:
+        return sum(math.prod(held.get_slice(name).get_shape()) for name in held.keys())  # noqa: SIM118 - no mapping
 
 
 def _logits(network: Any, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:

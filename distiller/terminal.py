@@ -212,11 +212,11 @@ def distilled_summary(done: Any) -> None:
 
 
 def exports_table(made: Sequence["Exported"]) -> None:
-    """`stillroom export`: a line an artefact, its size beside the student's merged weights."""
-    columns = ("artefact", "MB", "of merged", "score", "student's", "kept", "rows", "tokens/s", "peak MB", "")
+    """`stillroom export`: a line an artefact, its size beside that of the same weights in bfloat16."""
+    columns = ("artefact", "MB", "of bf16", "score", "student's", "kept", "rows", "tokens/s", "peak MB", "")
     table = Table(*columns, title="Exports")
     for one in made:
-        size, share = f"{one.size / 1e6:.1f}", f"{one.size / one.base_bytes:.0%}"
+        size, share = f"{one.size / 1e6:.1f}", f"{one.size / one.bf16_size:.0%}"
         said = "refused" if not one.passed else "made" if one.fresh else "was there"
         table.add_row(one.kind, size, share, *_proved(one.proof), said)
     console = Console()

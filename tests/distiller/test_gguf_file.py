@@ -119,6 +119,7 @@ def test_rows_that_fill_no_block_are_refused_with_a_way_out(tmp_path: Path) -> N
     write_gguf(folder, "bf16", "student-1", tmp_path / "it.gguf")
 
 
+@pytest.mark.loop
 def test_the_default_base_comes_back_as_the_file_it_was_unpacked_from(tmp_path: Path) -> None:
     """The one GGUF of somebody else's making that is at hand: keys, tokens, merges and every weight are as in it."""
     try:

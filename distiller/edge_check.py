@@ -205,7 +205,8 @@ def _ask(url: str, messages: Sequence[Mapping[str, Any]]) -> Reply:
     return Reply(
         text=choice["message"]["content"] or "",
         finished=choice["finish_reason"] == "stop",
-        logprobs=tuple(token["logprob"] for token in choice["logprobs"]["content"]),
+        # llama.cpp tells none of a token that ends within a character, and nothing where there is no other.
+        logprobs=tuple(token["logprob"] for token in (choice.get("logprobs") or {"content": ()})["content"]),
         prompt_tokens=timings["prompt_n"],
         prompt_ms=timings["prompt_ms"],
         tokens=timings["predicted_n"],

@@ -1,14 +1,17 @@
 import json
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader, quants
-from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from distiller.base import resolve_base
+from distiller.edge import Running, Served, start_llama
 from distiller.gguf_file import KINDS, tensors, write_gguf
 from proxy.errors import Refused
 from tests.distiller.toy import build_tokenizer, build_toy
@@ -117,6 +120,53 @@ def test_rows_that_fill_no_block_are_refused_with_a_way_out(tmp_path: Path) -> N
     with pytest.raises(Refused, match="use bf16"):
         write_gguf(folder, "q8_0", "student-1", tmp_path / "it.gguf")
     write_gguf(folder, "bf16", "student-1", tmp_path / "it.gguf")
+
+
+def shaken(folder: Path, config: Any) -> Any:
+    """A random model with random biases and norms too, kept in bfloat16, loaded in float32: no weight is rounded."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = AutoModelForCausalLM.from_config(config)
+        for name, weight in network.named_parameters():
+            if weight.ndim == 1:
+                torch.nn.init.normal_(weight, mean=0.0 if name.endswith("bias") else 1.0, std=0.3)
+    network.to(torch.bfloat16).save_pretrained(folder)
+    build_tokenizer(TEXTS).save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+SHAPE = {
+    "vocab_size": 320, "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "initializer_range": 0.3, "eos_token_id": 2, "bos_token_id": 1,
+}  # fmt: skip
+CONFIGS = {
+    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "llama, wide heads, biases": LlamaConfig(
+        **SHAPE, head_dim=32, attention_bias=True, rope_parameters={"rope_type": "default", "rope_theta": 5e5}
+    ),
+    "qwen2": Qwen2Config(**SHAPE),
+    "qwen2, tied": Qwen2Config(**SHAPE, tie_word_embeddings=True),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_llama_cpp_computes_what_transformers_computes(name: str, tmp_path: Path) -> None:
+    network = shaken(tmp_path / "model", CONFIGS[name])
+    write_gguf(tmp_path / "model", "bf16", "student-1", tmp_path / "it.gguf")
+    engine = start_llama(Served("student-1", "it.gguf", "", (), 8), tmp_path, Running(256, 1))
+    apart = []
+    for seed in range(6):
+        ids = [int(one) for one in np.random.default_rng(seed).integers(3, 260, 40)]
+        asked = {"prompt": ids, "n_predict": 1, "temperature": 0, "n_probs": 320, "cache_prompt": False}
+        said = httpx.post(f"{engine.listening_address}/completion", json=asked).json()
+        if "completion_probabilities" in said:  # not of a token that is a part of a character
+            found = {one["id"]: one["logprob"] for one in said["completion_probabilities"][0]["top_logprobs"]}
+            with torch.inference_mode():
+                wanted = network(torch.tensor([ids])).logits[0, -1].log_softmax(-1).numpy()
+            apart.append(np.abs(np.array([found[number] for number in range(320)]) - wanted).mean() / wanted.std())
+    assert len(apart) >= 3
+    # llama.cpp rounds what it multiplies to bfloat16; with rows in the wrong order it is apart by 1.
+    assert max(apart) < 0.1
 
 
 @pytest.mark.loop

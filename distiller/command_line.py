@@ -55,9 +55,11 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     made = add("export", "stillroom export triage-support-tickets-1f3a9c2e --gguf q8_0 q4_0", shared, scripted)
     made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
     made.add_argument("--candidate", metavar="ID", default="", help="a student of the task (default: the newest)")
-    told = "for llama.cpp: q8_0 (the default), q4_0, q4_1 or bf16; without --gguf and --merged, both are made"
-    made.add_argument("--gguf", nargs="*", choices=["q8_0", "q4_0", "q4_1", "bf16"], metavar="KIND", help=told)
-    made.add_argument("--merged", action="store_true", help="base and adapter as one folder of safetensors")
+    kinds = ["q8_0", "q4_0", "q4_1", "q4_1-lora", "bf16"]
+    told = "for llama.cpp: q8_0 (the default), q4_0, q4_1, bf16, or q4_1-lora: the base in four bits, adapter apart"
+    made.add_argument("--gguf", nargs="*", choices=kinds, metavar="KIND", help=told)
+    told = "base and adapter as one folder of safetensors; with q8_0 what is made where nothing is asked for"
+    made.add_argument("--merged", action="store_true", help=told)
     made.add_argument("--to", type=Path, metavar="FOLDER", help="put them here (default: exports in the home folder)")
     made = add("edge", "stillroom edge triage-support-tickets-1f3a9c2e --port 8200", shared)
     made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`, or the folder of an exported file")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,15 @@ _SESSION = web.AppKey("session", aiohttp.ClientSession)
 class Served:
     """What serving needs to know of one exported file; stands beside it as `student.json`.
 
-    `static` are the instruction lines the student has learned (`router.prompt`), `max_tokens` bounds an answer.
+    `adapter` is a second file, added to the first while it computes; empty where there is none. `sums` are the SHA-256
+    (hex) of both. `static` are the instruction lines the student has learned (`router.prompt`), `max_tokens` bounds an
+    answer.
     """
 
     student: str
     file: str
-    sha256: str
+    adapter: str
+    sums: Mapping[str, str]
     static: tuple[str, ...]
     max_tokens: int
 
@@ -60,13 +63,21 @@ def read_served(folder: Path) -> Served:
     try:
         told = json.loads((folder / CARD).read_text(encoding="utf-8"))
         served = Served(**told | {"static": tuple(told["static"])})
-        with (folder / served.file).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sums(folder, served.sums)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"{folder} holds no exported student ({error}): make one with `stillroom export`") from None
-    if digest != served.sha256:
-        raise BadInput(f"{folder / served.file} was changed: remove {folder} and export it again")
+    if found != served.sums:
+        raise BadInput(f"a file in {folder} was changed: remove the folder and export it again")
     return served
+
+
+def sums(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 (hex) of the files of these names."""
+    found = {}
+    for name in names:
+        with (folder / name).open("rb") as file:
+            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def exported(exports: Path, student: str) -> Path:
@@ -96,6 +107,10 @@ def start_llama(served: Served, folder: Path, running: Running) -> Any:
     asked = xllamacpp.CommonParams()
     asked.model.path = str(folder / served.file)
     asked.model_alias = {served.student}
+    if served.adapter:
+        added = xllamacpp.CommonAdapterLoraInfo()
+        added.path, added.scale = str(folder / served.adapter), 1.0
+        asked.lora_adapters = [added]
     asked.hostnames, asked.port = [HOST], 0
     asked.n_ctx, asked.n_parallel = running.context, 1
     asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = running.threads or os.cpu_count() or 1

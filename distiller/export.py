@@ -3,12 +3,12 @@
 exports/student-3fa9.../
     merged/          the model in one folder, for any engine that reads safetensors; export.json in it
     gguf/q8_0/       one file for llama.cpp, student.json for serving it, and export.json: what it was proved with
+    gguf/q4_1-lora/  the base in one file and the adapter in another
 
 The student's own bundle is read and never changed. An artefact is made under a scratch name and renamed once it passed,
 so whatever has its name is fit to use; what was exported before is not made again. Must not know the command line.
 """
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -25,8 +25,9 @@ from transformers import AutoTokenizer
 
 from distiller.base import base_identity
 from distiller.bundle import Bundle, load_bundle
-from distiller.edge import CARD, INSTALL, Running, Served
+from distiller.edge import CARD, INSTALL, Running, Served, sums
 from distiller.edge_check import Case, Proof, cases, prove
+from distiller.gguf_adapter import write_adapter
 from distiller.gguf_file import write_gguf
 from distiller.merge import merge, weights
 from distiller.scoring import scoring
@@ -40,7 +41,10 @@ from router.settings import TaskSettings
 REPORT = "export.json"
 MERGED = "merged"
 # Of the student's score on the same rows; a file that keeps less is refused.
-FLOORS: Mapping[str, float] = MappingProxyType({"bf16": 0.99, "q8_0": 0.99, "q4_0": 0.97, "q4_1": 0.97})
+FLOORS: Mapping[str, float] = MappingProxyType(
+    {"bf16": 0.99, "q8_0": 0.99, "q4_0": 0.97, "q4_1": 0.97, "q4_1-lora": 0.97}
+)
+APART = "-lora"  # How a kind ends that keeps the adapter apart: see `distiller.gguf_adapter`.
 _COMPARED = 8  # prompts that the merged model is compared on
 # Told what is being done, how far it is and of how much.
 Report = Callable[[str, int, int], None]
@@ -119,16 +123,14 @@ class _Making:
         """One GGUF file, proved; it is at its place afterwards unless it is refused."""
         folder = self.scratch / kind
         folder.mkdir()
-        file = folder / f"{self.bundle.id}-{kind}.gguf"
         self.on_progress(f"writing {kind}", 0, 1)
-        write_gguf(self.scratch / MERGED, kind, self.bundle.id, file)
+        served = self._written(folder, kind)
         self.on_progress(f"writing {kind}", 1, 1)
-        card = self.bundle.manifest["card"]
-        served = Served(self.bundle.id, file.name, _sha256(file), tuple(card["static"]), card["max_tokens"])
         (folder / CARD).write_text(json.dumps(asdict(served), indent=1), encoding="utf-8")
         proof = self._proof(folder, kind)
         told = asdict(proof) | {"kept": proof.kept, "needed": FLOORS[kind]}
-        found = Exported(kind, None, file.stat().st_size, bf16_size, passes(proof, kind), True, proof=told)
+        size = sum((folder / name).stat().st_size for name in served.sums)
+        found = Exported(kind, None, size, bf16_size, passes(proof, kind), True, proof=told)
         return self.keep(folder, kind, found) if found.passed else found
 
     def keep(self, folder: Path, kind: str, found: Exported) -> Exported:
@@ -142,6 +144,19 @@ class _Making:
         if _known(self.place, kind) is None:
             folder.rename(target)
         return _known(self.place, kind, fresh=True) or found
+
+    def _written(self, folder: Path, kind: str) -> Served:
+        """The files of one kind: the merged model, or the base with the adapter beside it."""
+        name, card = self.bundle.id, self.bundle.manifest["card"]
+        file, adapter = f"{name}-{kind}.gguf", ""
+        if kind.endswith(APART):
+            adapter = f"{name}-adapter.gguf"
+            write_gguf(Path(card["base"]), kind.removesuffix(APART), name, folder / file)
+            write_adapter(Path(card["base"]), self.bundle.path / "adapter", name, folder / adapter)
+        else:
+            write_gguf(self.scratch / MERGED, kind, name, folder / file)
+        files = [file, adapter] if adapter else [file]
+        return Served(name, file, adapter, sums(folder, files), tuple(card["static"]), card["max_tokens"])
 
     def _proof(self, folder: Path, kind: str) -> Proof:
         rows, gone = self._cases()
@@ -206,9 +221,4 @@ def _known(place: Path, kind: str, fresh: bool = False) -> Exported | None:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    return {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != REPORT}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sums(folder, sorted(path.name for path in folder.iterdir() if path.name != REPORT))

@@ -39,7 +39,7 @@ def write_gguf(folder: Path, kind: str, name: str, target: Path) -> None:
     Refused for an architecture, a rope or a tokenizer that is not known, and for matrices that cannot be quantised.
     """
     config = AutoConfig.from_pretrained(folder)
-    arch = _family(config)
+    arch = family(config)
     writer = GGUFWriter(target, arch=MODEL_ARCH_NAMES[arch])
     _add_architecture(writer, config, arch)
     writer.add_name(name)
@@ -58,7 +58,7 @@ def write_gguf(folder: Path, kind: str, name: str, target: Path) -> None:
 def tensors(folder: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Every tensor of the model in `folder` by its GGUF name, in float32, rows in llama.cpp's order; by name."""
     config = AutoConfig.from_pretrained(folder)
-    arch = _family(config)
+    arch = family(config)
     names = get_tensor_name_map(arch, config.num_hidden_layers)
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as held:
@@ -66,13 +66,17 @@ def tensors(folder: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
                 name = names.get_name(source, try_suffixes=(".weight", ".bias"))
                 if name is None:
                     raise Refused(f"the model has a tensor that a GGUF file has no name for: {source}")
-                data = held.get_tensor(source).float().numpy()
-                yield name, _ordered(name, data, config) if arch == MODEL_ARCH.LLAMA else data
+                yield name, ordered(name, held.get_tensor(source).float().numpy(), config)
 
 
-def _ordered(name: str, data: NDArray[np.float32], config: Any) -> NDArray[np.float32]:
-    """Rotary positions turn pairs of rows: transformers pairs a row with the one half a head on, llama.cpp's Llama
-    with the next one."""
+def ordered(name: str, data: NDArray[np.float32], config: Any) -> NDArray[np.float32]:
+    """The rows of a weight, or of what is added to it, in llama.cpp's order.
+
+    Rotary positions turn pairs of rows: transformers pairs a row with the one half a head on, llama.cpp's Llama with
+    the next one.
+    """
+    if family(config) != MODEL_ARCH.LLAMA:
+        return data
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name.split(".")[-2])
     if heads is None:
         return data
@@ -91,7 +95,8 @@ def _stored(name: str, data: NDArray[np.float32], kind: str) -> tuple[Format, ND
     return format_, quants.quantize(data, format_)
 
 
-def _family(config: Any) -> MODEL_ARCH:
+def family(config: Any) -> MODEL_ARCH:
+    """Which of llama.cpp's architectures a model is; Refused for one that is not known."""
     name = (config.architectures or ["nothing"])[0]
     if name not in _FAMILIES:
         raise Refused(f"a model of the kind {name} cannot be written as GGUF, only {' and '.join(_FAMILIES)}")

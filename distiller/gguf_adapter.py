@@ -1,8 +1,8 @@
 """Owns a LoRA adapter as a GGUF file, which llama.cpp adds to a model while it computes.
 
-Knows nothing of tasks or engines. Four bits a weight are too few for what an adapter changes: on the default base, which
-comes from a file of that very grid, every weight rounds back to the base's own, and the merged student is the base
-again. Kept apart, the adapter loses nothing. The same adapter gives the same bytes.
+Knows nothing of tasks or engines. Four bits a weight are too few for what an adapter changes: on the default base,
+which comes from a file of that very grid, nearly every weight rounds back to the base's own, and the merged student is
+the base again. Kept apart, the adapter loses nothing. The same adapter gives the same bytes.
 """
 
 import json
@@ -26,14 +26,10 @@ _NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])\.wei
 # What peft may have been asked for that llama.cpp's sum of two matrices is not.
 _PLAIN: Mapping[str, Any] = MappingProxyType(
     {
-        "use_rslora": False,
-        "use_dora": False,
-        "bias": "none",
-        "modules_to_save": None,
-        "rank_pattern": {},
+        "use_rslora": False, "use_dora": False, "bias": "none", "modules_to_save": None, "rank_pattern": {},
         "alpha_pattern": {},
     }
-)
+)  # fmt: skip
 
 
 def write_adapter(base: Path, adapter: Path, name: str, target: Path) -> None:

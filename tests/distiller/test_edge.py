@@ -23,7 +23,7 @@ from tests.distiller.exportable import Exportable, exportable
 from tests.servers import eventually
 from tests.test_mirror import ROOT
 
-SERVED = Served("student-1", "it.gguf", "", (line_hash("Say which queue."),), 16)
+SERVED = Served("student-1", "it.gguf", "", {}, (line_hash("Say which queue."),), 16)
 
 
 def messages(text: str) -> list[dict[str, Any]]:

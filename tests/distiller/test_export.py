@@ -13,7 +13,7 @@ from distiller import export as module
 from distiller.bundle import load_bundle, seal
 from distiller.edge import read_served
 from distiller.edge_check import Proof
-from distiller.export import FLOORS, MERGED, REPORT, Exported, export, in_words, passes
+from distiller.export import APART, FLOORS, MERGED, REPORT, Exported, export, in_words, passes
 from distiller.gguf_file import KINDS, write_gguf
 from proxy.errors import BadInput, Refused, Unavailable
 from proxy.log import Log
@@ -46,9 +46,10 @@ def test_every_kind_is_made_proved_and_kept_beside_the_bundle(made: Exportable, 
     merged, *files = found
     assert merged.delta is not None
     assert (Path(str(merged.folder)) / "model.safetensors").stat().st_size == merged.size
-    bf16, q8, q4, _ = (one.size for one in files)
-    assert q4 < q8 < bf16 < merged.size  # the toy is in float32
-    assert q8 / merged.bf16_size < 0.6
+    sizes = {one.kind: one.size for one in files}
+    assert sizes["q4_0"] < sizes["q8_0"] < sizes["bf16"] < merged.size  # the toy is in float32
+    assert sizes["q4_1"] < sizes["q4_1-lora"]
+    assert sizes["q8_0"] / merged.bf16_size < 0.6
     for one in files:
         folder = Path(str(one.folder))
         told = json.loads((folder / REPORT).read_text())
@@ -56,7 +57,9 @@ def test_every_kind_is_made_proved_and_kept_beside_the_bundle(made: Exportable, 
         assert told["proof"]["kept"] >= told["proof"]["needed"] == FLOORS[one.kind]
         assert told["proof"]["calibration"]["knots"]
         assert read_served(folder).student == made.bundle.id
-        assert {path.name for path in folder.iterdir()} == {f"{made.bundle.id}-{one.kind}.gguf", "student.json", REPORT}
+        names = {f"{made.bundle.id}-{one.kind}.gguf", "student.json", REPORT}
+        names |= {f"{made.bundle.id}-adapter.gguf"} if one.kind.endswith(APART) else set()
+        assert {path.name for path in folder.iterdir()} == names
         assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.iterdir())
     assert load_bundle(made.bundle.path) == made.bundle
     assert sorted(path.stat().st_mtime_ns for path in made.bundle.path.rglob("*")) == before
@@ -103,7 +106,7 @@ def test_a_file_passes_when_it_keeps_score_and_prompts(kind: str, rows: int, dat
 
 
 def test_eight_bits_keep_99_per_cent_and_four_97() -> None:
-    assert {kind: (0.97 if "q4" in kind else 0.99) for kind in KINDS} == FLOORS
+    assert {kind: (0.97 if "q4" in kind else 0.99) for kind in (*KINDS, f"q4_1{APART}")} == FLOORS
 
 
 def sealed(folder: Path, made: Exportable, files: dict[str, bytes], **manifest: Any) -> Candidate:

@@ -42,15 +42,14 @@ def test_llama_cpp_adds_the_adapter_as_peft_does(name: str, tmp_path: Path) -> N
     write_gguf(tmp_path / "base", "bf16", "student-1", tmp_path / "it.gguf")
     write_adapter(tmp_path / "base", tmp_path / "adapter", "student-1", tmp_path / "adapter.gguf")
     apart, changed = [], []
-    for seed in range(5):
+    for seed in range(8):
         ids = [int(one) for one in np.random.default_rng(seed).integers(3, 260, 40)]
-        found, plain = (answer(tmp_path, file, ids) for file in ("adapter.gguf", ""))
-        if found and plain:
-            with torch.inference_mode():
-                wanted = network(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1).numpy()
-            for said, into in ((found, apart), (plain, changed)):
-                into.append(np.abs(np.array([said[one] for one in range(320)]) - wanted).mean() / wanted.std())
-    assert len(apart) >= 2
+        with torch.inference_mode():
+            wanted = network(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1).numpy()
+        for file, into in (("adapter.gguf", apart), ("", changed)):
+            if found := answer(tmp_path, file, ids):
+                into.append(np.abs(np.array([found[one] for one in range(320)]) - wanted).mean() / wanted.std())
+    assert min(len(apart), len(changed)) >= 2
     assert max(apart) < 0.1
     assert min(changed) > 0.3  # without it the model says something else
 

@@ -153,7 +153,7 @@ CONFIGS = {
 def test_llama_cpp_computes_what_transformers_computes(name: str, tmp_path: Path) -> None:
     network = shaken(tmp_path / "model", CONFIGS[name])
     write_gguf(tmp_path / "model", "bf16", "student-1", tmp_path / "it.gguf")
-    engine = start_llama(Served("student-1", "it.gguf", "", (), 8), tmp_path, Running(256, 1))
+    engine = start_llama(Served("student-1", "it.gguf", "", {}, (), 8), tmp_path, Running(256, 1))
     apart = []
     for seed in range(6):
         ids = [int(one) for one in np.random.default_rng(seed).integers(3, 260, 40)]

@@ -52,7 +52,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             made.add_argument("--without-examples", action="store_true", help="quote no recorded traffic")
     made = add("rivals", "stillroom rivals triage-support-tickets-1f3a9c2e", shared, scripted)
     made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
-    made = add("export", "stillroom export triage-support-tickets-1f3a9c2e --gguf q8_0 q4_0", shared, scripted)
+    made = add("export", "stillroom export triage-support-tickets-1f3a9c2e --gguf q8_0 q4_1-lora", shared, scripted)
     made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
     made.add_argument("--candidate", metavar="ID", default="", help="a student of the task (default: the newest)")
     kinds = ["q8_0", "q4_0", "q4_1", "q4_1-lora", "bf16"]

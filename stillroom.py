@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from distiller.command_line import Command, build_parser
 from distiller.command_tools import opened_log, sentence, show
 from distiller.evidence_commands import certificate, freeze, gold, promote, rivals, rollback, status, verify
+from distiller.export_commands import edge, export
 from distiller.forecast_commands import forecast
 from distiller.settings import Settings, load_settings
 from proxy.errors import BadInput, StillroomError
@@ -326,7 +327,7 @@ COMMANDS: Mapping[str, Command] = {
     command.__name__.replace("_", "-"): command
     for command in (
         serve, worker, controller, demo, tasks, forecast, distill, lineage, certificate, verify, promote, rollback,
-        freeze, rivals, gold, keys, erase, status, report, sql, replay_teacher, doctor,
+        freeze, rivals, gold, export, edge, keys, erase, status, report, sql, replay_teacher, doctor,
     )
 }  # fmt: skip
 

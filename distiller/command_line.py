@@ -55,6 +55,19 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     made.add_argument("--rebuild", action="store_true", help="train it again from its exchanges and compare every file")
     made = add("rivals", "stillroom rivals triage-support-tickets-1f3a9c2e", shared, scripted)
     made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
+    made = add("export", "stillroom export triage-support-tickets-1f3a9c2e --gguf q8_0 q4_1-lora", shared, scripted)
+    made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
+    made.add_argument("--candidate", metavar="ID", default="", help="a student of the task (default: the newest)")
+    kinds = ["q8_0", "q4_0", "q4_1", "q4_1-lora", "bf16"]
+    told = "for llama.cpp: q8_0 (the default), q4_0, q4_1, bf16, or q4_1-lora: the base in four bits, adapter apart"
+    made.add_argument("--gguf", nargs="*", choices=kinds, metavar="KIND", help=told)
+    told = "base and adapter as one folder of safetensors; with q8_0 what is made where nothing is asked for"
+    made.add_argument("--merged", action="store_true", help=told)
+    made.add_argument("--to", type=Path, metavar="FOLDER", help="put them here (default: exports in the home folder)")
+    made = add("edge", "stillroom edge triage-support-tickets-1f3a9c2e --port 8200", shared)
+    made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`, or the folder of an exported file")
+    made.add_argument("--candidate", metavar="ID", default="", help="a student of the task (default: the newest)")
+    made.add_argument("--port", type=int, metavar="P", help="on loopback (default: edge.port)")
     made = add("verify", "stillroom verify certificate.json", shared, scripted)
     made.add_argument("file", type=Path, metavar="FILE", help="from `stillroom certificate TASK --output FILE`")
     made = add("gold", "stillroom gold answers.jsonl", shared, scripted)

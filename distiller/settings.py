@@ -68,6 +68,15 @@ class ServingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """`[edge]`: llama.cpp, for exported students; `context` in tokens, prompt and answer together."""
+
+    port: int = 8200
+    context: int = 2048
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One settings file; `home` holds everything Stillroom writes, relative to the file."""
 
@@ -85,6 +94,7 @@ class Settings:
     money: MoneySettings = field(default_factory=MoneySettings)
     distiller: DistillerSettings = field(default_factory=DistillerSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
 
     @property
     def folder(self) -> Path:
@@ -146,6 +156,11 @@ class Settings:
         """The bundles."""
         return self.folder / "students"
 
+    @property
+    def exports(self) -> Path:
+        """What was made of students for other engines."""
+        return self.folder / "exports"
+
 
 def load_settings(path: Path | None) -> Settings:
     """Read `path`, or ./stillroom.toml where it exists, or take the defaults; BadInput for anything not understood."""
@@ -179,6 +194,8 @@ def _check(settings: Settings) -> None:
         raise BadInput("proxy.keys = true needs teacher.key_env: our own keys mean nothing to the teacher")
     if settings.proxy.workers < 1:
         raise BadInput(f"proxy.workers must be at least 1, not {settings.proxy.workers}")
+    if settings.edge.context < 1 or settings.edge.threads < 0:
+        raise BadInput("edge.context must be at least 1 token, and edge.threads 0 (all cores) or more")
     _check_router(settings.router)
     _check_money(settings.money)
 

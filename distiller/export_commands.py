@@ -1,0 +1,65 @@
+"""Owns the commands that take a student out of Stillroom: exporting it, and serving it on a CPU with llama.cpp.
+
+Must not make or prove anything itself. Heavy imports wait inside the command, as in `stillroom`.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from distiller.command_tools import opened_log, show
+from distiller.settings import load_settings
+from proxy.errors import Unavailable
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Export a task's student, merged or as GGUF, each proved in its engine."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # Libraries' own bars would break into ours.
+    from distiller.export import MERGED, in_words
+    from distiller.export import export as run
+    from distiller.terminal import exports_table, progress
+    from router.registry import newest
+
+    settings = load_settings(arguments.config)
+    log = opened_log(settings)
+    candidate = newest(log, arguments.task, arguments.candidate)
+    neither = arguments.gguf is None and not arguments.merged
+    files = ["q8_0"] if neither or arguments.gguf == [] else arguments.gguf or []
+    kinds = list(dict.fromkeys(([MERGED] if neither or arguments.merged else []) + files))
+    try:
+        with progress(quiet=arguments.json) as on_progress:
+            made = run(log, settings, candidate, kinds, arguments.to or settings.exports, on_progress)
+    except OSError as error:
+        raise Unavailable(f"the export cannot be written: {str(error).splitlines()[0]}") from None
+    show(arguments, made, exports_table)
+    for one in made:
+        if not one.passed:
+            print(f"stillroom: {in_words(one)}", file=sys.stderr)
+    return 0 if all(one.passed for one in made) else 1
+
+
+def edge(arguments: argparse.Namespace) -> int:
+    """Serve an exported student on this machine's CPU with llama.cpp."""
+    from distiller.edge import CARD, Running, serve
+
+    settings = load_settings(arguments.config)
+    folder = Path(arguments.task)
+    if not (folder / CARD).is_file():
+        folder = _exported(arguments)
+    port = settings.edge.port if arguments.port is None else arguments.port
+    serve(folder, port, Running(settings.edge.context, settings.edge.threads))
+    return 0
+
+
+def _exported(arguments: argparse.Namespace) -> Path:
+    from distiller.edge import exported
+    from router.registry import newest
+
+    settings = load_settings(arguments.config)
+    log = opened_log(settings, read_only=True)
+    try:
+        candidate = newest(log, arguments.task, arguments.candidate)
+    finally:
+        log.close()
+    return exported(settings.exports, candidate.id)

@@ -58,6 +58,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("[proxy]\nworkers = 0", "at least 1"),
         ("[proxy]\nkeys = true", r"needs teacher\.key_env"),
         ("[distiller]\nrank = 32", r"serving\.max_lora_rank"),
+        ("[serving]\nport = 8101", r"serving\.small_port are both 8101"),
         ('[router.tasks.triage]\nevaluator = "vibes"', r"router\.tasks\.triage: unknown evaluator 'vibes'"),
         ('[router.tasks.triage]\nevaluator = "json"\naliases = {a = "b"}', r"router\.tasks\.triage: aliases are for"),
         ('[router.rivals."a b"]\nmodel = "m"', r"router\.rivals\.a b: name it with"),

@@ -128,8 +128,12 @@ def unpacked(kept: bytes) -> tuple[Position, ...]:
         raise BadInput("these are no log-probabilities that Stillroom kept")
     if kept[0] > _VERSION:
         raise BadInput("log-probabilities were kept by a newer Stillroom: update this one")
+    whole = zstandard.ZstdDecompressor().decompressobj()  # It does not reserve what a damaged head asks for.
     try:
-        return _unpacked(zstandard.ZstdDecompressor().decompress(kept[1:]))
+        data = whole.decompress(kept[1:])
+        if not whole.eof or whole.unused_data:
+            raise ValueError("not one whole frame")
+        return _unpacked(data)
     except (zstandard.ZstdError, struct.error, IndexError, ValueError):
         raise BadInput("kept log-probabilities are damaged: leave their exchange out") from None
 

@@ -38,7 +38,7 @@ RECORD = {
     "tenant": "VARCHAR", "deployment": "VARCHAR", "attempts": "INTEGER",  # not in segments of before
     "logprobs": "VARCHAR",  # in base64; not in segments of before, nor in most lines
 }  # fmt: skip
-"""What a line of a segment holds: all of it but the header is a column of `exchanges` too, log-probabilities as bytes."""
+"""What a line of a segment holds: all of it but the header is a column of `exchanges` too, `logprobs` as bytes."""
 _NULLS = FunctionNullHandling.SPECIAL  # Unknown counts reach the function as None.
 _DERIVED = (
     "STRUCT(task VARCHAR, model VARCHAR, answer VARCHAR, tool_calls VARCHAR, finish_reason VARCHAR, "
@@ -68,7 +68,8 @@ CASE WHEN id = '' OR ts NOT BETWEEN '2000-01-01' AND '2200-01-01' OR {" OR ".joi
 """
 _RECORDS = f"""
 FROM (
-  SELECT r.* REPLACE (from_base64(r.logprobs) AS logprobs), unnest(derive(path, task_header, request, request_encoding, request_headers,
+  SELECT r.* REPLACE (from_base64(r.logprobs) AS logprobs),
+         unnest(derive(path, task_header, request, request_encoding, request_headers,
                             status, stream, response, response_encoding, response_headers))
   FROM read_json($files, format = 'newline_delimited', columns = $columns, filename = true,
                  maximum_object_size = 1073741824) AS r

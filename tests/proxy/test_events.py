@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +12,7 @@ BREAKS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 def parts(stream: bytes, cuts: list[int], largest: int = 1 << 20) -> list[Part]:
     events = Events(largest)
     bounds = [0, *sorted(cut for cut in cuts if cut <= len(stream)), len(stream)]
-    found = [part for start, end in zip(bounds, bounds[1:], strict=False) for part in events.feed(stream[start:end])]
+    found = [part for start, end in pairwise(bounds) for part in events.feed(stream[start:end])]
     rest = events.end()
     assert events.between
     return [*found, Part(rest, False)]

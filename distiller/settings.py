@@ -5,6 +5,7 @@ import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from proxy.asking import check_share
 from proxy.errors import BadInput
 from proxy.patterns import Redaction
 from proxy.settings import (
@@ -176,6 +177,7 @@ def _check(settings: Settings) -> None:
     if not settings.teacher.url.startswith(("http://", "https://")):
         raise BadInput(f"teacher.url must start with http:// or https://, not {settings.teacher.url!r}")
     check_sunsets(settings.teacher.sunsets)
+    check_share(settings.teacher.logprobs_share)
     if settings.log.keep_days < 0:
         raise BadInput("log.keep_days must be 0 (for ever) or more")
     if settings.serving.device not in ("cpu", "gpu"):

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Response
 
 from proxy.admitting import Admit, admit_everybody
 from proxy.apart import Apart
+from proxy.asking import Asking
 from proxy.counters import FLUSH_SECONDS, Counters
 from proxy.deciding import Decide, always_teacher
 from proxy.deployments import connect
@@ -66,7 +67,9 @@ def create_app(
         writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds, spool.min_free_mb << 20)
         upstream = connect(teacher)
         succession = Succession(teacher.sunsets)
-        options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage, succession)
+        share = teacher.logprobs_share
+        asking = Asking(share, teacher.translate, counters) if share else None
+        options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage, succession, asking)
         keeper = Keeper(writer, redactor, counters)
         await keeper.open()
         app.relay = Relay(translating(upstream, teacher), keeper, counters, decide, options, admit)

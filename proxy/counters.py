@@ -40,6 +40,7 @@ SERVED_BY = (TEACHER, "student", STILLROOM)
 STATUSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx", OTHER)  # by the first digit; none: there was no answer
 REFUSED = ("body_too_large", "key", "model", "requests", "tokens", "budget")
 DROPPED = ("record", "spool", "disk", "redaction")
+LOGPROBS = ("asked", "refused", "stripped", "kept")
 
 
 class Counters:
@@ -53,7 +54,8 @@ class Counters:
         self.captured = self._count("captured", "Exchanges written to the spool")
         self.opted_out = self._count("opted_out", "Exchanges the client asked not to keep")
         self.dropped = self._count("dropped", "Exchanges not kept", "reason")
-        for counter, words in ((self.refused, REFUSED), (self.dropped, DROPPED)):
+        self.logprobs = self._count("logprobs", "Exchanges in whose name log-probabilities were asked for", "outcome")
+        for counter, words in ((self.refused, REFUSED), (self.dropped, DROPPED), (self.logprobs, LOGPROBS)):
             for word in words:
                 counter.labels(word)
         ended = self._count("exchanges", "Exchanges that are over", "served_by", "status")

@@ -6,6 +6,7 @@ of a record: headers are kept by an allow-list, and everything else passes the r
 
 import base64
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ import orjson
 
 from proxy.bodies import inflated
 from proxy.headers import Headers, header
+from proxy.logprobs import Position, packed
 from proxy.redact import Body, Redactor
 
 # Names only: what helps to read a record later and cannot carry a secret.
@@ -30,8 +32,9 @@ _KEPT_HEADERS = frozenset(
 class Exchange:
     """Filled in while the exchange happens; `line` is what the spool keeps. Times in milliseconds.
 
-    `started` is time.perf_counter's, in seconds; `capture` says whether to keep it, `kept` that this is done,
-    `recorded` that it is in the spool.
+    `logprobs` are of the answer's tokens, where we asked for them; they spell the text. `started` is
+    time.perf_counter's, in seconds; `capture` says whether to keep it, `kept` that this is done, `recorded` that it is
+    in the spool.
     """
 
     id: str
@@ -57,6 +60,7 @@ class Exchange:
     attempts: int = 0
     first_byte_ms: float | None = None
     latency_ms: float = 0.0
+    logprobs: Sequence[Position] = ()
     started: float = field(default_factory=time.perf_counter)
     capture: bool = True
     kept: bool = False
@@ -72,9 +76,8 @@ class Exchange:
 
     def line(self, redactor: Redactor) -> bytes:
         """One NDJSON line; bodies that are not UTF-8 are base64 with the encoding named. Sizes are the wire's."""
-        bodies = redactor.exchange(
-            _readable(self.request, self.request_headers), _readable(self.response, self.response_headers)
-        )
+        plain = _readable(self.request, self.request_headers), _readable(self.response, self.response_headers)
+        bodies = redactor.exchange(*plain)
         request, request_encoding = _text(bodies[0])
         response, response_encoding = _text(bodies[1])
         record: dict[str, Any] = {
@@ -106,7 +109,14 @@ class Exchange:
             "first_byte_ms": self.first_byte_ms,
             "latency_ms": self.latency_ms,
         }
+        if self.logprobs and not self.partial and bodies[0] is plain[0] and bodies[1] is plain[1]:
+            record["logprobs"] = base64.b64encode(packed(self.logprobs)).decode("ascii")
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def holds_logprobs(line: bytes) -> bool:
+    """Whether there are log-probabilities in a record: they are its last member, and the only last one that is text."""
+    return line.endswith(b'"}\n')
 
 
 def _readable(body: Body, headers: Headers) -> Body:

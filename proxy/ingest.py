@@ -36,8 +36,9 @@ RECORD = {
     "error": "VARCHAR", "served_by": "VARCHAR", "reason": "VARCHAR", "confidence": "DOUBLE", "fallback": "VARCHAR",
     "first_byte_ms": "DOUBLE", "latency_ms": "DOUBLE",
     "tenant": "VARCHAR", "deployment": "VARCHAR", "attempts": "INTEGER",  # not in segments of before
+    "logprobs": "VARCHAR",  # in base64; not in segments of before, nor in most lines
 }  # fmt: skip
-"""What a line of a segment holds: all of it but the header is a column of `exchanges` too."""
+"""What a line of a segment holds: all of it but the header is a column of `exchanges` too, `logprobs` as bytes."""
 _NULLS = FunctionNullHandling.SPECIAL  # Unknown counts reach the function as None.
 _DERIVED = (
     "STRUCT(task VARCHAR, model VARCHAR, answer VARCHAR, tool_calls VARCHAR, finish_reason VARCHAR, "
@@ -67,7 +68,8 @@ CASE WHEN id = '' OR ts NOT BETWEEN '2000-01-01' AND '2200-01-01' OR {" OR ".joi
 """
 _RECORDS = f"""
 FROM (
-  SELECT r.*, unnest(derive(path, task_header, request, request_encoding, request_headers,
+  SELECT r.* REPLACE (from_base64(r.logprobs) AS logprobs),
+         unnest(derive(path, task_header, request, request_encoding, request_headers,
                             status, stream, response, response_encoding, response_headers))
   FROM read_json($files, format = 'newline_delimited', columns = $columns, filename = true,
                  maximum_object_size = 1073741824) AS r
@@ -79,8 +81,8 @@ _TRY_OUT = (
 )
 _INSERT = f"""
 INSERT INTO exchanges BY NAME
-SELECT * EXCLUDE (task_header, partial, ended, filename), partial OR NOT ended AS partial,
-       parse_filename(filename) AS segment
+SELECT * EXCLUDE (task_header, partial, ended, filename) REPLACE (if(partial OR NOT ended, NULL, logprobs) AS logprobs),
+       partial OR NOT ended AS partial, parse_filename(filename) AS segment
 {_RECORDS}
 """
 

@@ -12,7 +12,7 @@ import logging
 
 from proxy.apart import Apart, NotMade
 from proxy.counters import Counters
-from proxy.exchange import Exchange
+from proxy.exchange import Exchange, holds_logprobs
 from proxy.redact import Redactor
 from proxy.spool import SpoolFull, SpoolWriter
 
@@ -49,7 +49,8 @@ class Keeper:
             self._counters.opted_out.inc()
             return
         if isinstance(self._redactor, Apart):
-            now = dataclasses.replace(exchange, response=bytes(exchange.response))  # A stream may go on.
+            # A stream may go on.
+            now = dataclasses.replace(exchange, response=bytes(exchange.response), logprobs=tuple(exchange.logprobs))
             making = asyncio.get_running_loop().create_task(self._keep_apart(exchange, now, self._redactor))
             self._making[exchange.id] = making
             making.add_done_callback(lambda _: self._making.pop(exchange.id))
@@ -88,3 +89,5 @@ class Keeper:
         else:
             exchange.recorded = True
             self._counters.captured.inc()
+            if exchange.logprobs and holds_logprobs(line):
+                self._counters.logprobs.labels("kept").inc()

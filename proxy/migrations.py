@@ -125,7 +125,14 @@ def _sampling(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS share DOUBLE")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where, _books_of_their_own, _evidence, _sampling)
+def _probabilities(connection: duckdb.DuckDBPyConnection) -> None:
+    """Of an answer's tokens, packed as `proxy.logprobs` reads it; NULL where nobody asked, or they must not be kept."""
+    connection.execute("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS logprobs BLOB")
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _first, _who_and_where, _books_of_their_own, _evidence, _sampling, _probabilities,
+)  # fmt: skip
 
 # A changed table has a second place inside the catalog for small writes. The first goes when it is next emptied, and
 # then connections opened before cannot read the table any more, until the schema changes again: so both are done now.

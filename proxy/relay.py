@@ -7,11 +7,13 @@ stream, wait for it. Where anything of ours fails, the client still gets the tea
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.admitting import Admit, Denied
+from proxy.answers import UpstreamResponse, held
+from proxy.asking import Asking
 from proxy.counters import Counters
 from proxy.deciding import TEACHER, Answer, Asked, CandidateFailed, Decide, Flow
 from proxy.derive import CHAT, COMPLETIONS, MESSAGES, RESPONSES
@@ -23,7 +25,7 @@ from proxy.ids import ulid
 from proxy.keeping import Keeper
 from proxy.receiving import BodyTooLarge, ClientGone, HangUp, Lookout, Message, Receive, read_body
 from proxy.stripper import UsageStripper
-from proxy.sunset import MISSING, SUCCESSOR, Held, Succeeded, Succession
+from proxy.sunset import MISSING, SUCCESSOR, Succeeded, Succession, is_gone
 from proxy.upstream import response_headers
 from proxy.usage import ask_for_usage
 
@@ -37,29 +39,6 @@ _LAST_EVENTS = (  # of the Responses API, and of Anthropic's Messages
 )  # fmt: skip
 _STREAMS_WITH_USAGE = (CHAT, COMPLETIONS)
 _JSON = ((b"content-type", b"application/json"),)
-
-
-class UpstreamResponse(Protocol):
-    """What the relay needs of an answer."""
-
-    @property
-    def status(self) -> int: ...  # noqa: D102
-
-    @property
-    def raw_headers(self) -> tuple[tuple[bytes, bytes], ...]: ...  # noqa: D102
-
-    @property
-    def content_type(self) -> str: ...  # noqa: D102
-
-    @property
-    def deployment(self) -> str: ...  # noqa: D102
-
-    @property
-    def attempts(self) -> int: ...  # noqa: D102
-
-    def pieces(self) -> AsyncIterator[bytes]: ...  # noqa: D102
-
-    def close(self) -> None: ...  # noqa: D102
 
 
 class Upstream(Protocol):
@@ -80,6 +59,8 @@ class RelayOptions:
     """Ask for the usage of streams whose client did not, and take it out of the answer again."""
     succession: Succession = field(default_factory=Succession)
     """Which models are asked in the place of those that have ended."""
+    asking: Asking | None = None
+    """Which requests ask for log-probabilities too; nobody's, without."""
 
 
 class Relay:
@@ -179,20 +160,40 @@ class Relay:
         query = f"?{exchange.query}" if exchange.query else ""
         target = scope.get("raw_path", exchange.path.encode()).decode("latin-1") + query
         _succeed(exchange, self._options.succession(exchange.request, exchange.ts))
-        headers, body = scope["headers"], exchange.request
-        asked = ask_for_usage(body) if self._options.stream_usage and exchange.path in _STREAMS_WITH_USAGE else None
-        if asked is not None:  # What was asked for has to be taken out again, and so has to be readable.
-            headers, body = [*without(headers, b"accept-encoding"), (b"accept-encoding", b"identity")], asked
         try:
-            upstream = await self._forward(exchange, target, headers, body)
+            upstream, usage = await self._asked(exchange, target, scope["headers"])
         except OSError as error:
             exchange.error = f"upstream: {type(error).__name__}"
             await self._own_answer(exchange, send, *_unreachable(error))
             return
         try:
-            await self._pass_on(upstream, exchange, send, asked is not None)
+            await self._pass_on(upstream, exchange, send, usage)
         finally:
             upstream.close()
+
+    async def _asked(self, exchange: Exchange, target: str, headers: Headers) -> tuple[UpstreamResponse, bool]:
+        """The teacher's answer less log-probabilities that we asked for, and whether we asked for usage, too."""
+        asking, body = self._options.asking, self._with_usage(exchange)
+        usage = body is not exchange.request
+        question = None if asking is None else asking.of(exchange, body)
+        if question is not None:
+            body = question.body
+        readable = _readable(headers) if usage or question is not None else headers
+        upstream = await self._forward(exchange, target, readable, body)
+        if asking is None or question is None:
+            return upstream, usage
+
+        async def again() -> UpstreamResponse:
+            plain = self._with_usage(exchange)
+            return await self._forward(exchange, target, _readable(headers) if usage else headers, plain)
+
+        return await asking.answer(exchange, question.kind, upstream, again), usage
+
+    def _with_usage(self, exchange: Exchange) -> bytes:
+        """The request as it also asks for usage; the very same where there is nothing to ask."""
+        if not self._options.stream_usage or exchange.path not in _STREAMS_WITH_USAGE:
+            return exchange.request
+        return ask_for_usage(exchange.request) or exchange.request
 
     async def _forward(self, exchange: Exchange, target: str, headers: Headers, body: bytes) -> UpstreamResponse:
         """The teacher's answer; its successor's where it says, before any byte, that it has no such model."""
@@ -201,11 +202,8 @@ class Relay:
         instead = succession.instead(body) if upstream.status == 404 else None
         if instead is None:
             return upstream
-        try:
-            said = await _held(upstream)
-        finally:
-            upstream.close()
-        if not said.gone:
+        said = await held(upstream)
+        if not is_gone(said.status, said.plain):
             return said
         succession.missed(instead.model, time.time())
         _succeed(exchange, succession.instead(exchange.request), MISSING)
@@ -308,18 +306,16 @@ class Relay:
             hang_up.leave()
 
 
+def _readable(headers: Headers) -> Headers:
+    """What was asked for has to be taken out of the answer again, and so has to be readable."""
+    return [*without(headers, b"accept-encoding"), (b"accept-encoding", b"identity")]
+
+
 def _succeed(exchange: Exchange, by: Succeeded | None, between: str = " for ") -> None:
     """Recorded as its successor is asked, as that is what is paid for; the reason tells what the client asked for."""
     if by is not None:
         exchange.request = by.body
         exchange.reason = f"{SUCCESSOR}{by.successor}{between}{by.model}; {exchange.reason}"
-
-
-async def _held(upstream: UpstreamResponse) -> Held:
-    """Read to its end: for answers that are short. Raises OSError."""
-    body = b"".join([piece async for piece in upstream.pieces()])
-    about = upstream.status, upstream.raw_headers, upstream.content_type, upstream.deployment, upstream.attempts
-    return Held(*about, body)
 
 
 def _broken_off(path: str) -> bytes:

@@ -58,7 +58,10 @@ class SunsetSettings:
 
 @dataclass(frozen=True, slots=True)
 class TeacherSettings:
-    """`[teacher]`: who answers unless a candidate was proved; `url` comes without the `/v1`."""
+    """`[teacher]`: who answers unless a candidate was proved; `url` comes without the `/v1`.
+
+    `logprobs_share` is the share of chat requests that also ask for log-probabilities, in [0, 1].
+    """
 
     url: str = "https://api.openai.com"
     key_env: str = ""
@@ -66,6 +69,7 @@ class TeacherSettings:
     connect_timeout: float = 10.0
     read_timeout: float = 600.0
     stream_usage: bool = True
+    logprobs_share: float = 0.0
     retries: int = 0
     deployments: tuple[DeploymentSettings, ...] = ()
     sunsets: tuple[SunsetSettings, ...] = ()

@@ -7,14 +7,11 @@ One member of the body changes, by a splice; every other byte stays.
 
 import codecs
 import json
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
-from proxy.bodies import inflated
 from proxy.errors import BadInput
-from proxy.headers import header
 from proxy.settings import SunsetSettings
 from proxy.splice import spliced, whole_object
 
@@ -79,31 +76,6 @@ class Succession:
     def missed(self, model: str, now: float) -> None:
         """The teacher has just said that it has no such model: its successor is asked at once for a while."""
         self._missed[model] = now + MISSED_SECONDS
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An answer that was read to its end before it is passed on."""
-
-    status: int
-    raw_headers: tuple[tuple[bytes, bytes], ...]
-    content_type: str
-    deployment: str
-    attempts: int
-    body: bytes
-
-    @property
-    def gone(self) -> bool:
-        """Whether it says that there is no such model."""
-        coding = header(self.raw_headers, b"content-encoding")
-        return is_gone(self.status, self.body if coding is None else inflated(self.body, coding.decode("latin-1")))
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The body, in one piece."""
-        yield self.body
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 def _start(day: date | None) -> float:

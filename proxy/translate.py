@@ -16,12 +16,13 @@ import os
 import sys
 from typing import Any
 
+from proxy.answers import UpstreamResponse
 from proxy.derive import CHAT
 from proxy.errors import BadInput, envelope
 from proxy.headers import Headers, header
 from proxy.patterns import SECRETS_ONLY
 from proxy.redact import Redactor
-from proxy.relay import Upstream, UpstreamResponse
+from proxy.relay import Upstream
 from proxy.settings import TeacherSettings
 from proxy.translated import Failures, Translated, streamed, whole
 from proxy.upstream import teacher_key

@@ -38,12 +38,17 @@ class Proxy:
 
 @contextlib.contextmanager
 def proxying(
-    teacher: str, spool: Path, decide: Decide = always_teacher, stream_usage: bool = True, **proxy: Any
+    teacher: str,
+    spool: Path,
+    decide: Decide = always_teacher,
+    stream_usage: bool = True,
+    logprobs_share: float = 0.0,
+    **proxy: Any,
 ) -> Iterator[Proxy]:
     """A proxy in front of `teacher`; its records are complete once it is closed, or soon, as segments are young."""
     app = create_app(
         ProxySettings(**proxy),
-        TeacherSettings(url=teacher, stream_usage=stream_usage),
+        TeacherSettings(url=teacher, stream_usage=stream_usage, logprobs_share=logprobs_share),
         SpoolSettings(rotate_seconds=0.05),
         spool,
         decide,

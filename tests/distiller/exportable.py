@@ -54,8 +54,8 @@ def exportable() -> Exportable:
         insert(log, [f"lamp {place} is {colour}"], ANSWERS[colour])
     build_toy(home / "toy", [f"lamp is {colour} {answer}" for colour, answer in ANSWERS.items()])
     options = DistillerSettings(
-        students=("adapter",), base=str(home / "toy"), min_exchanges=100, epochs=6, learning_rate=1e-2, control_rows=1, max_tokens=128,
-        threads=1,
+        students=("adapter",), base=str(home / "toy"), min_exchanges=100, epochs=6, learning_rate=1e-2, control_rows=1,
+        max_tokens=128, threads=1,
     )  # fmt: skip
     settings = Settings(home=str(home), distiller=options, edge=EdgeSettings(context=512, threads=1))
     done = distill(log, settings, TASK, lambda *_: None)

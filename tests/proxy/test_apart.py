@@ -1,5 +1,7 @@
 import asyncio
+import base64
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -18,6 +20,7 @@ from proxy.apart import Apart, NotMade
 from proxy.app import create_app
 from proxy.errors import BadInput
 from proxy.exchange import Exchange
+from proxy.logprobs import Position, packed
 from proxy.patterns import Redaction
 from proxy.replay import create_replay
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
@@ -107,6 +110,16 @@ def test_one_name_in_request_and_answer(apart: Apart) -> None:
         ["My name is [NAME_1]."],
         ["hi john smith, [NAME_1]"],
     )
+
+
+@needs_names
+def test_log_probabilities_are_kept_unless_a_name_was_found(apart: Apart) -> None:
+    told = (Position(b"hi", -0.5, ((b"hi", -0.5),)),)
+    found = []
+    for said in ("Good morning.", "I am John Smith."):
+        line = asyncio.run(apart.line(dataclasses.replace(exchange([said]), logprobs=told)))
+        found.append(json.loads(line).get("logprobs"))
+    assert found == [base64.b64encode(packed(told)).decode(), None]
 
 
 @needs_names

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.exchange import Exchange
+from proxy.exchange import Exchange, holds_logprobs
+from proxy.logprobs import Position, packed
 from proxy.patterns import SECRETS_ONLY
 from proxy.redact import Redactor
 
@@ -97,3 +98,26 @@ def test_a_secret_in_a_body_or_query_is_not_kept(coding: str | None) -> None:
 def test_what_is_compressed_and_no_text_stays_as_it_came() -> None:
     data = gzip.compress(b"\xff\xfe\xfd")
     assert body(record(response=data, response_headers=[(b"content-encoding", b"gzip")]), "response") == data
+
+
+TOLD = (Position(b"hi", -0.5, ((b"hi", -0.5), (b"ho", -1.0))),)
+
+
+def test_log_probabilities_are_the_last_of_a_record_where_there_are_any() -> None:
+    found = record(logprobs=list(TOLD), request=b"{}", response=b"hi")
+    assert list(found)[-1] == "logprobs"
+    assert base64.b64decode(found["logprobs"]) == packed(TOLD)
+    assert "logprobs" not in record()
+
+
+@pytest.mark.parametrize("side", [{"request": KEY.encode()}, {"response": bytearray(KEY.encode())}, {"partial": True}])
+def test_of_what_was_redacted_or_cut_off_no_log_probabilities_are_kept(side: dict[str, Any]) -> None:
+    found = record(**{"request": b"{}", "response": b"hi", "logprobs": TOLD} | side)
+    assert "logprobs" not in found
+
+
+@given(told=st.booleans(), partial=st.booleans(), latency=st.floats(0, 1e9), error=st.none() | st.text())
+def test_a_line_says_whether_it_holds_them(told: bool, partial: bool, latency: float, error: str | None) -> None:
+    given: dict[str, Any] = {"partial": partial, "latency_ms": latency, "error": error}
+    line = Exchange("1", 1.5, "POST", "/v1/x", logprobs=TOLD if told else (), **given).line(Redactor(SECRETS_ONLY))
+    assert holds_logprobs(line) == ("logprobs" in json.loads(line)) == (told and not partial)

@@ -17,6 +17,7 @@ from proxy.exchange import Exchange
 from proxy.ids import ulid
 from proxy.ingest import Ingest
 from proxy.log import Log
+from proxy.logprobs import Position, packed, unpacked
 from proxy.patterns import SECRETS_ONLY
 from proxy.quarantine import quarantined
 from proxy.redact import Redactor
@@ -68,6 +69,35 @@ def test_rows_columns_and_charge_arrive_together(log: Log, tmp_path: Path) -> No
     assert rows == [("gpt-4o", "hello", "stop", 10, 4, 2, "untitled", False)]
     assert log.query("SELECT usd, model, kind FROM spend") == [(10.0, "gpt-4o", "teacher")]
     assert log.query("SELECT request FROM exchanges WHERE model IS NOT NULL") == [(BODY.decode(),)]
+
+
+def test_log_probabilities_arrive_as_bytes_of_whole_answers_only(log: Log, tmp_path: Path) -> None:
+    spool, told = tmp_path / "spool", (Position(b"\xff", -0.5, ((b"\xff", -0.5), (b"", -2.0))),)
+    cut_off = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    whole = cut_off + b"data: [DONE]\n\n"
+    spooled(
+        spool,
+        exchange(task="plain", logprobs=told),
+        exchange(task="stream", stream=True, response=whole, logprobs=told),
+        exchange(task="no DONE", stream=True, response=cut_off, logprobs=told),
+        exchange(task="partial", partial=True, logprobs=told),
+        exchange(task="not asked"),
+    )
+    assert Ingest(log, spool, 7, ten_dollars).run() == 5
+    found = dict(log.query("SELECT task, logprobs FROM exchanges"))
+    assert {task: kept for task, kept in found.items() if kept} == {"plain": packed(told), "stream": packed(told)}
+    assert unpacked(found["plain"]) == told
+
+
+def test_log_probabilities_that_are_none_are_no_record(log: Log, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    good = exchange(task="good").line(Redactor(SECRETS_ONLY))
+    spool.mkdir()
+    segment = spool / f"{ulid()}.ndjson"
+    segment.write_bytes(good + good.replace(b"}\n", b',"logprobs":"no base64!"}\n'))
+    assert Ingest(log, spool, 7, ten_dollars).run() == 1
+    assert log.query("SELECT task, logprobs FROM exchanges") == [("good", None)]
+    assert quarantined(spool) == 1
 
 
 def test_the_disk_is_not_searched_for_pandas_with_each_record(

@@ -10,6 +10,7 @@ from proxy.apart import Apart
 from proxy.counters import Counters
 from proxy.exchange import Exchange
 from proxy.keeping import Keeper
+from proxy.logprobs import Position
 from proxy.patterns import SECRETS_ONLY, Redaction
 from proxy.redact import Body, Redactor
 from proxy.replay import create_replay
@@ -55,6 +56,14 @@ def test_an_exchange_is_kept_once(tmp_path: Path) -> None:
     counted, lines = kept(tmp_path, Redactor(SECRETS_ONLY))
     assert counted == {"stillroom_captured_total": 1.0}
     assert [json.loads(line)["id"] for line in lines] == ["01A"]
+
+
+@pytest.mark.parametrize(("partial", "count"), [(False, 1.0), (True, 0.0)])
+def test_log_probabilities_are_counted_where_they_were_kept(partial: bool, count: float, tmp_path: Path) -> None:
+    counters, told = Counters(), [Position(b"hi", -0.5, ())]
+    exchange = Exchange("01A", 0.0, "POST", "/v1/chat/completions", partial=partial, logprobs=told)
+    Keeper(SpoolWriter(tmp_path, 1 << 20, 60.0), Redactor(SECRETS_ONLY), counters).keep(exchange)
+    assert counters.registry.get_sample_value("stillroom_logprobs_total", {"outcome": "kept"}) == count
 
 
 def test_an_exchange_that_makes_no_record_is_dropped_not_raised(

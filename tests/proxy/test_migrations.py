@@ -50,6 +50,9 @@ def test_a_log_of_the_first_version_keeps_its_rows_and_gets_tenants(tmp_path: Pa
     log.query("INSERT INTO exchanges BY NAME SELECT range::VARCHAR AS id, now() AS ts FROM range(3)")
     assert migrate(log) == len(MIGRATIONS)
     log.query("INSERT INTO exchanges BY NAME SELECT '3' AS id, now() AS ts, 'team' AS tenant")
+    log.query("INSERT INTO exchanges BY NAME SELECT '4' AS id, now() AS ts, '\\xFF\\x00'::BLOB AS logprobs")
+    assert log.query("SELECT id, logprobs FROM exchanges WHERE logprobs IS NOT NULL") == [("4", b"\xff\0")]
+    log.query("DELETE FROM exchanges WHERE id = '4'")
     assert log.query("SELECT id, tenant FROM exchanges ORDER BY id") == [
         ("0", None),
         ("1", None),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.splice import object_at, spliced, whole_object
+from proxy.splice import items_at, object_at, spliced, value_at, whole_object
 
 KEYS = st.sampled_from(["usage", "größe", "a\n\\", '"', ""]) | st.text()
 JSON = st.recursive(
@@ -66,3 +66,21 @@ def test_what_follows_is_allowed_where_the_object_is_inside() -> None:
 def test_too_deep_nesting_is_an_error_of_its_own() -> None:
     with pytest.raises(RecursionError):
         object_at('{"a":' + "[" * 200_000, 0)
+
+
+@settings(deadline=None)
+@given(value=st.lists(JSON, max_size=5), indent=st.sampled_from([None, 2, "\t"]), prefix=st.text())
+def test_items_are_those_of_the_array(value: list[Any], indent: Any, prefix: str) -> None:
+    raw = json.dumps(value, indent=indent)
+    assert items_at(prefix + raw + ",", len(prefix), value_at) == (value, len(prefix + raw))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "[1}"])
+def test_what_is_no_array_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=r"JSON|Expecting"):
+        items_at(text, 0, value_at)
+
+
+def test_a_key_can_have_a_reader_of_its_own() -> None:
+    members, _ = whole_object('{"a":{"b":1},"c":2}', 0, {"a": lambda text, at: (text[at : at + 7], at + 7)})
+    assert [(member.key, member.value, member.end) for member in members] == [("a", '{"b":1}', 12), ("c", 2, 18)]

@@ -13,13 +13,17 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from distiller.base import compute_dtype, resolve_base
+from distiller.curate import Recorded
 from distiller.dataset import Dataset
-from distiller.examples import Encoded, encode
+from distiller.examples import Encoded, encode, soften
 from distiller.generate import generate
+from distiller.projection import Projection, report
 from distiller.recipes import Made, Report
 from distiller.settings import DistillerSettings, Settings
+from distiller.token_bytes import TokenBytes
 from distiller.train import TrainSettings, train
 from proxy.errors import Refused
+from proxy.logprobs import unpacked
 from router.prompt import student_messages
 
 ADAPTER = "adapter"
@@ -27,11 +31,35 @@ ADAPTER = "adapter"
 
 def adapter_student(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
     """Train an adapter into `folder`/adapter; Refused where no row fits into the limits."""
-    options = settings.distiller
-    on_progress(f"base model {options.base}", 0, 1)
-    base = resolve_base(options.base, settings.folder / "bases")
-    encoded, left_out = _encoded(base, data, options)
-    adapter = folder / ADAPTER
+    base, rows, left_out = _rows(data, settings, on_progress)
+    return _trained(base, [row for row, _ in rows], left_out, data, settings, folder, on_progress)
+
+
+def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
+    """The same rows, steps and seed, learning from the teacher's log-probabilities too where they were recorded.
+
+    Writes `projection_report.json`. Refused where none were recorded.
+    """
+    base, rows, left_out = _rows(data, settings, on_progress)
+    if not any(source.logprobs for _, source in rows):
+        raise Refused("no log-probabilities of the teacher were recorded; teacher.logprobs_share asks for them")
+    tokens = TokenBytes(AutoTokenizer.from_pretrained(base).backend_tokenizer)
+    softened: list[Encoded] = []
+    projections: list[Projection | None] = []
+    for row, source in rows:
+        known = unpacked(source.logprobs) if source.logprobs else ()
+        soft, projection = soften(row, source.answer, known, tokens) if known else (row, None)
+        softened.append(soft)
+        projections.append(projection)
+    (folder / "projection_report.json").write_text(json.dumps(asdict(report(projections)), indent=1))
+    return _trained(base, softened, left_out, data, settings, folder, on_progress)
+
+
+def _trained(
+    base: Path, encoded: Sequence[Encoded], left_out: Counter[str], data: Dataset, settings: Settings, folder: Path,
+    on_progress: Report,
+) -> Made:  # fmt: skip
+    options, adapter = settings.distiller, folder / ADAPTER
     trained = train(base, encoded, _train_settings(options), adapter, lambda i, n, _: on_progress("training", i, n))
     limit = _answer_limit(encoded)
     answers = generate(
@@ -47,11 +75,16 @@ def threads(options: DistillerSettings) -> int:
     return options.threads or os.cpu_count() or 1
 
 
-def _encoded(base: Path, data: Dataset, options: DistillerSettings) -> tuple[list[Encoded], Counter[str]]:
-    """Token ids of the newest rows that fit into the limits, oldest first, and how many did not fit, by reason."""
+def _rows(
+    data: Dataset, settings: Settings, on_progress: Report
+) -> tuple[Path, list[tuple[Encoded, Recorded]], Counter[str]]:
+    """The base model, the newest rows that fit into the limits as token ids, oldest first, and why others do not."""
+    options = settings.distiller
+    on_progress(f"base model {options.base}", 0, 1)
+    base = resolve_base(options.base, settings.folder / "bases")
     tokenizer = AutoTokenizer.from_pretrained(base)
     budget = options.train_tokens // options.epochs if options.train_tokens else None
-    encoded: list[Encoded] = []
+    encoded: list[tuple[Encoded, Recorded]] = []
     left_out: Counter[str] = Counter()
     spent = 0
     for row in reversed(data.train):
@@ -63,12 +96,12 @@ def _encoded(base: Path, data: Dataset, options: DistillerSettings) -> tuple[lis
             left_out["over_budget"] += 1
         else:
             spent += length
-            encoded.append(one)
+            encoded.append((one, row))
     if not encoded:
         raise Refused(
             f"no row fits into distiller.max_tokens = {options.max_tokens} and distiller.train_tokens: raise them"
         )
-    return encoded[::-1], left_out
+    return base, encoded[::-1], left_out
 
 
 def _train_settings(options: DistillerSettings) -> TrainSettings:
@@ -82,6 +115,7 @@ def _train_settings(options: DistillerSettings) -> TrainSettings:
         seed=options.seed,
         threads=threads(options),
         layers=options.layers or None,
+        alpha_hard=options.alpha_hard,
     )
 
 

@@ -59,6 +59,8 @@ class Recorded:
     conversation: str | None
     request: Mapping[str, Any] = field(default_factory=dict)
     """The whole body, for evaluators."""
+    logprobs: bytes | None = None
+    """The teacher's, as `proxy.logprobs` packs them; where it was asked for them."""
 
 
 _Dropped = defaultdict[str, list[Recorded]]

@@ -20,7 +20,7 @@ from router.prompt import static_lines, student_messages
 from router.said import Said
 from router.settings import TaskSettings
 
-_COLUMNS = "id, ts, request, coalesce(answer, ''), status, partial, finish_reason, tool_calls IS NOT NULL"
+_COLUMNS = "id, ts, request, coalesce(answer, ''), status, partial, finish_reason, tool_calls IS NOT NULL, logprobs"
 _NEWEST = f"""
 SELECT {_COLUMNS} FROM exchanges AT (VERSION => {{version}})
 WHERE task = ? AND served_by = 'teacher' AND path = '/v1/chat/completions' AND request_encoding = 'utf-8'
@@ -116,13 +116,14 @@ def _dataset(
 
 
 def _recorded(
-    identity: str, ts: Any, request: str, answer: str, status: int, partial: bool, finish: str | None, calls: bool
-) -> Recorded:
+    identity: str, ts: Any, request: str, answer: str, status: int, partial: bool, finish: str | None, calls: bool,
+    logprobs: bytes | None,
+) -> Recorded:  # fmt: skip
     body = json.loads(request)
     messages = tuple(body["messages"])
     # A later turn of the same conversation repeats its opening; a single turn has nothing to keep together.
     opening = json.dumps(messages[: _first_user(messages) + 1]) if len(messages) > 2 else None
-    return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening, body)
+    return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening, body, logprobs)
 
 
 def _first_user(messages: Sequence[Mapping[str, Any]]) -> int:

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distiller.adapter_student import ADAPTER, adapter_student, threads
+from distiller.adapter_student import ADAPTER, adapter_student, soft_student, threads
 from distiller.base import base_identity
 from distiller.bundle import Bundle, seal
 from distiller.dataset import Dataset, dataset
 from distiller.engines import SMALL, VLLM
 from distiller.generate import generate
-from distiller.proposal import Proposal, answered, card, mean, propose
+from distiller.proposal import Proposal, answered, card, mean, propose, report_data
 from distiller.recipes import Kind, Report
 from distiller.scoring import Score, scoring
 from distiller.settings import Settings
@@ -36,6 +36,7 @@ from router.registry import register
 # The cheapest to serve first.
 KINDS = (
     Kind("head", SMALL, head_student), Kind("encoder", SMALL, encoder_student), Kind(ADAPTER, VLLM, adapter_student),
+    Kind("soft", VLLM, soft_student),
 )  # fmt: skip
 
 # What one exchange costs at the teacher: unpriced as soon as one of them is.
@@ -154,6 +155,7 @@ def _finish(
         "holdout": asdict(holdout), "threshold": asdict(threshold) if threshold else None,
         "calibration": asdict(best.calibration),
     }  # fmt: skip
+    report_data(data, best.folder)
     bundle = seal(best.folder, settings.students, manifest)
     fresh = register(
         log, candidate=bundle.id, task=data.task, kind="student", evaluator=data.evaluator,

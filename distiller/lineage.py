@@ -17,7 +17,7 @@ from distiller.base import base_identity
 from distiller.bundle import Bundle, listed, load_bundle, seal
 from distiller.dataset import Dataset, again
 from distiller.distill import KINDS
-from distiller.proposal import HOLDOUT, LINEAGE, propose
+from distiller.proposal import HOLDOUT, LINEAGE, propose, report_data
 from distiller.recipes import Report
 from distiller.scoring import Answered, Score, scoring
 from distiller.settings import DistillerSettings, Settings
@@ -94,6 +94,7 @@ def rebuild(log: Log, settings: Settings, bundle: Bundle, on_progress: Report) -
             made = propose(kind, data, then, folder, score, Plan(), on_progress).made
             if base_identity(made.base) != manifest["base_sha256"]:
                 raise Refused(f"the base model at {made.base} is not the one {bundle.id} grew from")
+            report_data(data, folder)
             fresh = seal(folder, scratch / "sealed", manifest)
             differ = _differing(bundle.path, fresh.path)
             return Rebuilt(bundle.id, fresh.id, not differ, differ)

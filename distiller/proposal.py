@@ -14,6 +14,8 @@ from typing import Any
 from distiller.curate import Recorded
 from distiller.dataset import Dataset
 from distiller.generate import Generated
+from distiller.leaks import leak_report
+from distiller.noise import doubted
 from distiller.recipes import Kind, Made, Report
 from distiller.scoring import Answered, Score
 from distiller.settings import Settings
@@ -64,6 +66,24 @@ def propose(
     threshold = choose_threshold(calibrated, judged, settings.router.margin, plan=plan, of=len(made.answers))
     _write_evidence(folder, data, made.answers, verdicts)
     return Proposal(kind, folder, made, verdicts, calibration, threshold)
+
+
+def report_data(data: Dataset, folder: Path) -> None:
+    """What can be said against the dataset, as files of the bundle: leaks, and labels that rows like theirs contradict.
+
+    Exchanges are named, and none is quoted: of an erased one, its name says nothing.
+    """
+    leak_report(data.train, data.holdout).write(folder)
+    if data.evaluator != "label":
+        return
+    found = doubted(data.train, data.declared.aliases)
+    lines = {
+        "judged": found.judged,
+        "unjudged": found.unjudged,
+        "doubted": [flag.exchange_id for flag in found.flags],
+        "confused": [[given, suggested, count] for (given, suggested), count in found.confused.items()],
+    }
+    (folder / "doubted_labels.json").write_text(json.dumps(lines, indent=1) + "\n")
 
 
 def answered(row: Recorded, text: str) -> Answered:

@@ -24,7 +24,7 @@ from router.evaluators import check_declared
 from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
-STUDENTS = ("head", "encoder", "adapter")  # The kinds there are, the cheapest to serve first.
+STUDENTS = ("head", "encoder", "adapter", "soft")  # The kinds there are, the cheapest to serve first.
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class DistillerSettings:
     one that would answer the share `enough_coverage` of the task's exchanges.
     """
 
-    students: tuple[str, ...] = ("head", "encoder", "adapter")
+    students: tuple[str, ...] = ("head", "encoder", "adapter", "soft")
     enough_coverage: float = 0.8
     encoder: str = "minilm-l6-v2"
     base: str = "smollm2-135m-instruct"
@@ -49,6 +49,7 @@ class DistillerSettings:
     epochs: int = 3
     learning_rate: float = 1e-3
     rank: int = 16
+    alpha_hard: float = 0.5
     max_tokens: int = 512
     layers: int = 0
     seed: int = 0

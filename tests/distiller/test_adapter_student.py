@@ -1,13 +1,15 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from distiller.adapter_student import adapter_student
+from distiller.adapter_student import adapter_student, soft_student
 from distiller.dataset import Dataset, dataset
 from distiller.settings import Settings
 from proxy.errors import Refused
+from proxy.logprobs import Position, packed
 from tests.distiller.toy_task import toy_log, toy_settings
 from tests.router.conftest import TASK, insert
 
@@ -46,3 +48,26 @@ def test_rows_that_do_not_fit_are_counted_by_reason(data: Dataset, settings: Set
 def test_that_none_fits_is_said(data: Dataset, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"no row fits into distiller.max_tokens = 8"):
         made(data, settings, tmp_path / "a", max_tokens=8)
+
+
+def test_what_the_teacher_thought_of_is_learned_where_it_was_recorded(tmp_path: Path, settings: Settings) -> None:
+    log = toy_log(tmp_path)
+    with pytest.raises(Refused, match=r"teacher.logprobs_share asks for them"):
+        soft_student(dataset(log, TASK, settings), settings, tmp_path, lambda *_: None)
+    for answer, other in (("stop", "wait"), ("wait", "go")):  # Of "go" nothing was recorded.
+        odds = tuple((text.encode(), math.log(odd)) for text, odd in ((answer, 0.7), (other, 0.2)))
+        known = packed([Position(*odds[0], odds)])
+        log.query("UPDATE exchanges SET logprobs = ? WHERE answer = ?", [known, answer])
+    data = dataset(log, TASK, settings)
+    for name in ("soft", "hard"):
+        (tmp_path / name).mkdir()
+    soft = soft_student(data, settings, tmp_path / "soft", lambda *_: None)
+    hard = adapter_student(data, settings, tmp_path / "hard", lambda *_: None)
+    told = json.loads((tmp_path / "soft" / "projection_report.json").read_text())
+    assert (told["rows_soft"], told["rows_hard"], told["coverage"]) == (80, 40, 1.0)
+    assert (soft.rows, soft.facts["steps"]) == (hard.rows, hard.facts["steps"])
+    sure = [
+        sum(one.confidence for one, row in zip(made.answers, data.holdout, strict=True) if row.answer == "stop") / 10
+        for made in (soft, hard)
+    ]
+    assert sure[0] < sure[1]  # The text alone says nothing of the odds.

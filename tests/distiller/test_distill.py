@@ -48,6 +48,8 @@ def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) 
     assert candidate.card["extra_lines"] == 0
     lineage = json.loads((done.bundle.path / "lineage.json").read_text())
     assert len(lineage["exchanges"]) == 120
+    assert json.loads((done.bundle.path / "leak_report.json").read_text())["clean"]
+    assert json.loads((done.bundle.path / "doubted_labels.json").read_text())["judged"] == 120
     assert log.query("SELECT kind, unit, usd FROM spend WHERE kind = 'training'") == [("training", "hour", 0.0)]
     assert not list((tmp_path / "students").glob(".making-*"))
 

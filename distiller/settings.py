@@ -38,6 +38,7 @@ class DistillerSettings:
     students: tuple[str, ...] = ("head", "encoder", "adapter", "soft")
     enough_coverage: float = 0.8
     encoder: str = "minilm-l6-v2"
+    encoder_tokens: int = 2_000_000
     base: str = "smollm2-135m-instruct"
     schedule: str = ""
     new_exchanges: int = 0

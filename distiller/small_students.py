@@ -41,7 +41,8 @@ def head_student(data: Dataset, settings: Settings, folder: Path, on_progress: R
 
 def encoder_student(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
     """Fine-tune an encoder into `folder`/small; Refused for tasks whose answers have no fixed form."""
-    options = EncoderSettings(seed=settings.distiller.seed, threads=threads(settings.distiller))
+    given = settings.distiller
+    options = EncoderSettings(train_tokens=given.encoder_tokens, seed=given.seed, threads=threads(given))
 
     def train(encoder: Path, rows: Rows, out: Path) -> tuple[int, dict[str, object], dict[str, int]]:
         facts = train_encoder(encoder, rows, out, options, lambda i, n, _: on_progress("encoder", i, n))

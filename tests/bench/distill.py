@@ -96,7 +96,9 @@ def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
         min_exchanges=100, max_rows=4000, holdout=300, seed=arguments.seed, threads=2, control_rows=16,
     )  # fmt: skip
     if arguments.quick:
-        options = replace(options, train_tokens=20_000, epochs=2, rank=8, control_rows=8, holdout=200)
+        options = replace(
+            options, train_tokens=20_000, encoder_tokens=150_000, epochs=2, rank=8, control_rows=8, holdout=200
+        )
     return Limits(base_once(options, folder), test=120 if arguments.quick else 300, characters=25_000)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from distiller.base import resolve_base
 from distiller.distill import distill
+from distiller.embedding import Encoders
 from distiller.engines import SMALL
 from distiller.generate import Generated, generate
 from distiller.settings import DistillerSettings, Settings
@@ -89,7 +90,7 @@ def _answers(bundle: Path, card: Mapping[str, Any], lines: Iterable[Line], threa
     prompts = [student_messages(line.row.messages, frozenset(card["static"])) for line in lines]
     base = Path(card["base"])
     if card["engine"] == SMALL:
-        return load_small(bundle / SMALL, base)(prompts)
+        return load_small(bundle / SMALL, Encoders([base]))(prompts)
     return generate(base, bundle / "adapter", prompts, card["max_tokens"], threads, lambda *_: None)
 
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from distiller.scikit import scikit_learn
 from distiller.settings import STUDENTS, DistillerSettings
 from tests.bench.distill_answers import Limits, Line, base_once, read_set, student
 from tests.bench.distill_table import languages, majority, table, verdicts
@@ -120,8 +121,9 @@ def _naive_bayes(texts: Sequence[str], labels: Sequence[str], asked: Sequence[st
     from sklearn.naive_bayes import MultinomialNB
 
     words = CountVectorizer()
-    fitted = MultinomialNB().fit(words.fit_transform(texts), labels)
-    return [str(label) for label in fitted.predict(words.transform(asked))]
+    with scikit_learn():
+        fitted = MultinomialNB().fit(words.fit_transform(texts), labels)
+        return [str(label) for label in fitted.predict(words.transform(asked))]
 
 
 def _asked(line: Line) -> str:

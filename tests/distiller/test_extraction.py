@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distiller.extraction import Span, Targets, form_from, learn, shown, write
+from distiller.extraction import Span, Targets, form_from, learn, write
 from distiller.fields import Closed, Copied
 from proxy.errors import BadInput, Refused
 
@@ -23,11 +23,6 @@ def made_again(pairs):
     learned = learn(pairs)
     found = zip(pairs, learned.targets, strict=True)
     return learned, [None if targets is None else write(learned.form, text, targets) for (text, _), targets in found]
-
-
-def test_what_is_shown_leaves_out_an_empty_instruction():
-    assert shown([{"role": "system", "content": ""}, {"role": "user", "content": "play jazz"}]) == "play jazz"
-    assert shown([{"role": "system", "content": "user: Ann"}, {"role": "user", "content": "hi"}]) == "user: Ann\nhi"
 
 
 def test_classes_and_copies_are_told_apart():

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer, get_linear_schedule_with_warmup, set_seed
 
@@ -129,10 +130,14 @@ def load(folder: Path) -> Predict:
     It has not `finished` where there may be more to copy in what is past the student's `max_tokens`.
     """
     stored = read_facts(folder)
-    form, most = form_from(stored["form"]), stored["max_tokens"]
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    network = Network(AutoModel.from_config(AutoConfig.from_pretrained(folder)), form)
-    network.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        form, most = form_from(stored["form"]), int(stored["max_tokens"])
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        network = Network(AutoModel.from_config(AutoConfig.from_pretrained(folder)), form)
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        text = f"{folder} holds an encoder that cannot be read ({type(error).__name__}): distill again"
+        raise BadInput(text) from None
     network.eval()
 
     def predict(prompts: Sequence[Prompt]) -> list[Generated]:

@@ -23,6 +23,7 @@ from distiller.scikit import scikit_learn
 from distiller.settings import STUDENTS, DistillerSettings
 from tests.bench.distill_answers import Limits, Line, base_once, read_set, student
 from tests.bench.distill_table import languages, majority, table, verdicts
+from tests.bench.gate import chosen_sets
 
 _LANGUAGES = "multilingual"  # how a set's name says that its rows carry `meta.lang`
 
@@ -75,7 +76,7 @@ def _made(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         limits = _limits(arguments, folder)
-        for path in _sets(arguments):
+        for path in (arguments.data / name for name in chosen_sets(arguments)):
             earlier, later = read_set(path)
             made = [
                 kept("own", student(path.name, kind, earlier, later, limits, folder, say))
@@ -136,14 +137,6 @@ def _apart(
     for language in sorted({str(line.meta["lang"]) for line in earlier}):
         parts = [[line for line in lines if line.meta["lang"] == language] for lines in (earlier, later)]
         yield f"{name}-{language}", parts[0], parts[1]
-
-
-def _sets(arguments: argparse.Namespace) -> list[Path]:
-    found = {path.parent.name: path.parent for path in sorted(arguments.data.glob("*/train.jsonl"))}
-    wanted = [name for name in arguments.sets.split(",") if name] or list(found)
-    if missing := sorted(set(wanted) - set(found)):
-        sys.exit(f"{arguments.data} has no set {', '.join(missing)}; it has {', '.join(found) or 'none'}")
-    return [found[name] for name in wanted]
 
 
 if __name__ == "__main__":

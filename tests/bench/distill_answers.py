@@ -20,11 +20,9 @@ from distiller.small import load_small
 from proxy.errors import StillroomError
 from proxy.traffic_file import Row, parse_row
 from router.prompt import student_messages
-from tests.bench.gate_answers import recorded
+from tests.bench.gate_answers import fill, holdout_of
 from tests.logs import migrated
-from tests.router.conftest import add_rows
 
-_AT_ONCE = 250  # rows an INSERT
 _FEWEST = 80  # test rows, however long their answers are
 
 Say = Callable[[str], None]
@@ -64,9 +62,7 @@ def student(
     log = migrated(home)
     started = time.monotonic()
     try:
-        rows = [line.row for line in earlier]
-        for start in range(0, len(rows), _AT_ONCE):
-            add_rows(log, "exchanges", recorded(rows[start : start + _AT_ONCE], name, start))
+        fill(log, [line.row for line in earlier], name)
         done = distill(log, settings, name, lambda *_: None)
     except StillroomError as error:
         say(f"{name}, {kind}: {error}")
@@ -81,7 +77,7 @@ def student(
     return {
         "set": name, "kind": kind, "evaluator": done.evaluator, "labels": card["labels"], "rows": done.trained_rows,
         "seconds": trained, "answer_seconds": time.monotonic() - started - trained, "trained": dict(done.trained),
-        "scores": asdict(done.holdout), "holdout": _kept(done.bundle.path),
+        "scores": asdict(done.holdout), "holdout": holdout_of(done.bundle),
         "test": [_line(line, one) for line, one in zip(asked, said, strict=True)],
     }  # fmt: skip
 
@@ -101,10 +97,6 @@ def _line(line: Line, said: Generated) -> dict[str, Any]:
 def _fewer(lines: Sequence[Line], limits: Limits) -> Sequence[Line]:
     characters = sum(len(line.row.answer or "") for line in lines) / len(lines)
     return lines[: min(limits.test, max(_FEWEST, int(limits.characters / max(characters, 1))))]
-
-
-def _kept(bundle: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (bundle / "holdout.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def _lines(path: Path) -> list[Line]:

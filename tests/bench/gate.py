@@ -81,7 +81,7 @@ def _answered(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(Path(folder), budget, arguments.base, say)
         made = []
-        for name in _sets(arguments):
+        for name in chosen_sets(arguments):
             if any(row.tools for row in read_traffic(arguments.data / name / "train.jsonl")):
                 yield kept("tools", {"set": name})
                 continue
@@ -100,7 +100,8 @@ def _answered(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield kept("refused", {"set": f"{made[0].name}, shuffled", "why": str(error)})
 
 
-def _sets(arguments: argparse.Namespace) -> list[str]:
+def chosen_sets(arguments: argparse.Namespace) -> list[str]:
+    """The sets that were asked for, all without a word; ends the program where one is not there."""
     found = sorted(path.parent.name for path in arguments.data.glob("*/train.jsonl"))
     wanted = [name for name in arguments.sets.split(",") if name] or found
     if missing := sorted(set(wanted) - set(found)):

@@ -17,6 +17,7 @@ from distiller.bundle import Bundle, load_bundle
 from distiller.distill import distill
 from distiller.generate import generate
 from distiller.settings import DistillerSettings, Settings
+from proxy.log import Log
 from proxy.traffic_file import Row, read_traffic
 from router.prompt import student_messages
 from router.registry import candidates
@@ -74,14 +75,13 @@ class Workshop:
         home.mkdir()
         log = migrated(home)
         try:
-            for start in range(0, len(earlier), _AT_ONCE):
-                add_rows(log, "exchanges", recorded(earlier[start : start + _AT_ONCE], name, start))
+            fill(log, earlier, name)
             distill(log, self._settings(home, earlier), name, self._progress(name))
             (candidate,) = candidates(log)
         finally:
             log.close()
         bundle = load_bundle(Path(candidate.bundle))
-        holdout = [earlier[int(line["exchange"])] for line in _holdout(bundle)]
+        holdout = [earlier[int(line["exchange"])] for line in holdout_of(bundle)]
         return Made(name, bundle, candidate.evaluator, holdout, later[: self._rows(later, self._budget.rows)])
 
     def answers(self, made: Made, by: Made | None = None) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Workshop:
             self._base, adapter, prompts, card["max_tokens"], self._budget.threads, lambda i, n: report("answers", i, n)
         )
         fresh = [{"teacher": row.answer, **asdict(one)} for row, one in zip(rows, said, strict=True)]
-        lines = fresh if by else [*_holdout(made.bundle), *fresh]
+        lines = fresh if by else [*holdout_of(made.bundle), *fresh]
         return {
             "set": made.name, "by": by.name if by else None, "evaluator": made.evaluator, "labels": card["labels"],
             "trained": made.bundle.manifest["trained"], "scores": made.bundle.manifest["holdout"],
@@ -133,7 +133,14 @@ class Workshop:
         return report
 
 
-def _holdout(bundle: Bundle) -> list[dict[str, Any]]:
+def fill(log: Log, rows: Sequence[Row], task: str) -> None:
+    """Put the rows into the log, as the teacher's answers."""
+    for start in range(0, len(rows), _AT_ONCE):
+        add_rows(log, "exchanges", recorded(rows[start : start + _AT_ONCE], task, start))
+
+
+def holdout_of(bundle: Bundle) -> list[dict[str, Any]]:
+    """What the distiller kept of a student's holdout."""
     return [json.loads(line) for line in (bundle.path / "holdout.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

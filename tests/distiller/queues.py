@@ -4,7 +4,7 @@ from pathlib import Path
 
 from distiller.head import HeadFacts, train_head
 from distiller.predict import Prompt
-from tests.distiller.toy import build_toy_encoder
+from tests.distiller.toy_encoder import build_toy_encoder
 
 QUEUES = {
     "billing": ("charged twice", "refund my money", "invoice is wrong", "card was declined"),
@@ -28,7 +28,8 @@ def queue_rows() -> list[tuple[Prompt, str]]:
 
 
 def toy_encoder(folder: Path) -> Path:
-    build_toy_encoder(folder, [prompt[-1]["content"] for prompt, _ in queue_rows()])
+    texts = [prompt[-1]["content"] for prompt, _ in queue_rows()]
+    build_toy_encoder(folder, texts, width=64, layers=1, positions=512, spread=0.02, pieces=512, letters=1000)
     return folder
 
 

@@ -1,14 +1,13 @@
-"""A tiny random Llama and a tiny random BERT with their own tokenizers, in the folder layout real models have."""
+"""A tiny random Llama with its own tokenizer, in the folder layout real base models have."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 TEMPLATE = (
     "{% for m in messages %}"
     "{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nBe a toy.<|im_end|>\n{% endif %}"
@@ -61,37 +60,3 @@ def build_tokenizer(texts: Sequence[str], template: str = TEMPLATE) -> PreTraine
         chat_template=template,
         clean_up_tokenization_spaces=False,
     )
-
-
-def build_toy_encoder(folder: Path, texts: Sequence[str]) -> None:
-    """Writes an encoder and its tokenizer (WordPiece trained on `texts`) to `folder`; equal texts give equal bytes."""
-    tokenizer = build_wordpiece(texts)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.02,  # narrow: the words remain in what comes out
-        pad_token_id=BERT_SPECIAL.index("[PAD]"),
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def build_wordpiece(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    wordpiece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    wordpiece.normalizer = normalizers.BertNormalizer()
-    wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    wordpiece.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=512, special_tokens=BERT_SPECIAL, show_progress=False)
-    )
-    marks = [(mark, BERT_SPECIAL.index(mark)) for mark in ("[CLS]", "[SEP]")]
-    wordpiece.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=marks)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=wordpiece, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-        model_max_length=512,
-    )  # fmt: skip

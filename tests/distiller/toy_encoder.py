@@ -10,17 +10,24 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
-def build_toy_encoder(folder: Path, texts: Sequence[str]) -> None:
-    """Writes model and tokenizer (WordPiece trained on `texts`, lower case) to `folder`; equal texts, equal bytes."""
-    tokenizer = _tokenizer(texts)
+def build_toy_encoder(
+    folder: Path, texts: Sequence[str], *, width: int = 32, layers: int = 2, positions: int = 64, spread: float = 0.2,
+    pieces: int = 200, letters: int = 40,
+) -> None:  # fmt: skip
+    """Writes model and tokenizer (WordPiece trained on `texts`, lower case) to `folder`; equal texts, equal bytes.
+
+    It has `pieces` pieces of words at most, made of `letters` letters: the others are unknown, as other scripts are to
+    a real one. With a narrow `spread` of the weights the words remain in what comes out.
+    """
+    tokenizer = _tokenizer(texts, pieces, letters, positions)
     config = BertConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
         num_attention_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
+        max_position_embeddings=positions,
+        initializer_range=spread,
         pad_token_id=0,
     )
     with torch.random.fork_rng():
@@ -29,18 +36,18 @@ def build_toy_encoder(folder: Path, texts: Sequence[str]) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    pieces = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    pieces.normalizer = normalizers.BertNormalizer(lowercase=True)
-    pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    # Only letters that are in nearly every text: the others are unknown, as other scripts are to a real one.
+def _tokenizer(texts: Sequence[str], pieces: int, letters: int, positions: int) -> PreTrainedTokenizerFast:
+    wordpiece = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    wordpiece.normalizer = normalizers.BertNormalizer(lowercase=True)
+    wordpiece.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(
-        vocab_size=200, special_tokens=SPECIAL, limit_alphabet=40, show_progress=False, min_frequency=1
+        vocab_size=pieces, special_tokens=SPECIAL, limit_alphabet=letters, show_progress=False, min_frequency=1
     )
-    pieces.train_from_iterator(texts, trainer)
-    pieces.post_processor = processors.TemplateProcessing(
+    wordpiece.train_from_iterator(texts, trainer)
+    wordpiece.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=pieces, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+        tokenizer_object=wordpiece, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        model_max_length=positions,
+    )  # fmt: skip

@@ -29,7 +29,7 @@ def republish(log: "Log", settings: Settings) -> None:
     from router.policy import load_policy
 
     served = {route.candidate: route.url for route in load_policy(settings.policy).routes.values()}
-    for place in (settings.engine_state, settings.small_state):
+    for place in (settings.engine_state, *settings.more_engine_states, settings.small_state):
         if place.exists():
             state = json.loads(place.read_text())
             served |= dict.fromkeys(state["ready"], state["url"]) if state["state"] == "up" else {}

@@ -228,7 +228,7 @@ class _Loop:
             self.missing.append(f"capture: {self._in_log()} of {self.total} requests are in the log")
 
     def _serving(self) -> bool:
-        places = (self.settings.engine_state, self.settings.small_state)
+        places = (self.settings.engine_state, *self.settings.more_engine_states, self.settings.small_state)
         states = [json.loads(place.read_text()) for place in places if place.exists()]
         students = {done.bundle.id for done in self.distilled.values() if isinstance(done, Distilled)}
         for state in states:

@@ -4,12 +4,14 @@ Reads like the recipe it is. The student is registered at stage shadow and nothi
 later, on exchanges it never saw. Must not know how students are trained or served.
 """
 
+import math
 import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from distiller.generate import generate
 from distiller.proposal import Proposal, answered, card, mean, propose, report_data
 from distiller.recipes import Kind, Report
 from distiller.scoring import Score, scoring
-from distiller.settings import Settings
+from distiller.settings import DistillerSettings, Settings
 from distiller.small_students import encoder_student, head_student
 from proxy.errors import Refused, Unavailable
 from proxy.log import Log
@@ -55,9 +57,9 @@ SELECT (SELECT CASE WHEN count(usd) = count(*) THEN sum(usd) END FROM spend WHER
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One kind of student that was tried on the task; `why` it gave none, else its mean verdict and proposed coverage.
+    """One student that was tried on the task; `why` it gave none, else its mean verdict and proposed coverage.
 
-    `score` and `coverage` are of the holdout, in [0, 1].
+    `score` and `coverage` are of the holdout, in [0, 1]; `base` and `rank` are those of a language model.
     """
 
     kind: str
@@ -65,6 +67,8 @@ class Tried:
     coverage: float | None = None
     seconds: float | None = None
     why: str = ""
+    base: str | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +120,44 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+def tries(options: DistillerSettings) -> list[tuple[Kind, DistillerSettings]]:
+    """What is tried, the cheapest to serve first, each with the settings it can be made again with.
+
+    A kind that grows from a language model is tried with every base and rank that was named.
+    """
+    found = []
+    for kind in (one for one in KINDS if one.name in options.students):
+        if kind.engine != VLLM:
+            found.append((kind, options))
+            continue
+        for base, rank in product((options.base, *options.bases), (options.rank, *options.ranks)):
+            found.append((kind, replace(options, base=base, rank=rank, bases=(), ranks=())))
+    return found
+
+
 def _best(
     data: Dataset, settings: Settings, scratch: Path, score: Score, plan: Plan, on_progress: Report
 ) -> tuple[Proposal, list[Tried]]:
     """The student that would answer most, the cheapest of equals; Refused, with every reason, where there is none."""
-    options, proposals, tried = settings.distiller, [], []
-    for kind in (one for one in KINDS if one.name in options.students):
-        folder = scratch / kind.name
+    proposals, tried, all_of_them = [], [], tries(settings.distiller)
+    ends = time.perf_counter() + (settings.distiller.hours * 3600 or math.inf)
+    for number, (kind, options) in enumerate(all_of_them):
+        folder = scratch / str(number)
         folder.mkdir()
         started = time.perf_counter()
+        grown = {"base": options.base, "rank": options.rank} if kind.engine == VLLM else {}
+        if proposals and started >= ends:
+            tried.append(Tried(kind.name, why=f"not begun within {settings.distiller.hours:g} hours", **grown))
+            continue
         try:
-            one = propose(kind, data, settings, folder, score, plan, on_progress)
+            one = propose(kind, data, replace(settings, distiller=options), folder, score, plan, on_progress)
         except (Refused, Unavailable) as error:
-            if len(options.students) == 1:
+            if len(all_of_them) == 1:
                 raise
-            tried.append(Tried(kind.name, why=str(error)))
+            tried.append(Tried(kind.name, why=str(error), **grown))
             continue
         proposals.append(one)
-        tried.append(Tried(kind.name, one.score, one.coverage, time.perf_counter() - started))
+        tried.append(Tried(kind.name, one.score, one.coverage, time.perf_counter() - started, **grown))
         if one.coverage >= options.enough_coverage:
             break
     if not proposals:
@@ -150,7 +174,7 @@ def _finish(
     said = card(best, data, settings)
     manifest = {
         "task": data.task, "kind": best.kind.name, "snapshot": data.snapshot, "base_sha256": base_identity(made.base),
-        "settings": asdict(settings.distiller), "card": said, "evaluator": data.evaluator, "read": data.read,
+        "settings": asdict(best.options), "card": said, "evaluator": data.evaluator, "read": data.read,
         "dropped": dropped, "trained": {"rows": made.rows, **made.facts}, "tried": [asdict(one) for one in tried],
         "holdout": asdict(holdout), "threshold": asdict(threshold) if threshold else None,
         "calibration": asdict(best.calibration),

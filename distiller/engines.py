@@ -1,4 +1,4 @@
-"""Owns which engines run for the students there are: vLLM for adapters, the small server for small students.
+"""Owns which engines run for the students there are: vLLM for adapters, one a base, the small server for the others.
 
 Each starts with the first student that needs it, and runs until the end. Must not know the log.
 """
@@ -6,9 +6,10 @@ Each starts with the first student that needs it, and runs until the end. Must n
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from distiller.base import compute_dtype
 from distiller.serving import Command, Engine, EngineSettings, EngineStatus, Golden, engine_command, small_command
@@ -22,12 +23,18 @@ VLLM, SMALL = "vllm", "small"  # as a student's card names its engine; one witho
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """An engine: how it is set up for its first students, where they lie in a bundle, what starts it, its state."""
+    """A kind of engine: how it is set up for its first students, where they lie in a bundle, what starts it."""
 
     settings: Callable[[Settings, Sequence[Candidate]], EngineSettings]
     folder: str
     command: Callable[[EngineSettings], Command]
-    state: Path
+
+
+class _Needed(NamedTuple):
+    """What a student is served by: adapters share an engine where they grew from the same base."""
+
+    kind: str
+    base: str
 
 
 class Engines:
@@ -37,11 +44,13 @@ class Engines:
         """Nothing starts before a student is wanted."""
         self._settings = settings
         self._kinds = {
-            VLLM: _Kind(_vllm_settings, "adapter", engine_command, settings.engine_state),
-            SMALL: _Kind(_small_settings, "small", small_command, settings.small_state),
+            VLLM: _Kind(_vllm_settings, "adapter", engine_command),
+            SMALL: _Kind(_small_settings, "small", small_command),
         }
-        self._engines: dict[str, Engine] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._engines: dict[_Needed, Engine] = {}
+        self._running: dict[_Needed, asyncio.Task[None]] = {}
+        for place in settings.more_engine_states:  # Of a run before, whose bases may never be wanted again.
+            place.unlink(missing_ok=True)
 
     @property
     def started(self) -> bool:
@@ -63,11 +72,12 @@ class Engines:
 
         Raises what ended an engine for good, and BadInput for a student that wants an engine there is not.
         """
-        for name in {_engine_of(student) for student in students} - self._engines.keys():
-            self._start(name, [student for student in students if _engine_of(student) == name], stop)
-        for name, engine in self._engines.items():
-            own = [student for student in students if _engine_of(student) == name]
-            paths = {student.id: Path(student.bundle) / self._kinds[name].folder for student in own}
+        needed = [_needed(student) for student in students]
+        for one in (one for one in dict.fromkeys(needed) if one not in self._engines):
+            self._start(one, _of(one, needed, students), stop)
+        for one, engine in self._engines.items():
+            own = _of(one, needed, students)
+            paths = {student.id: Path(student.bundle) / self._kinds[one.kind].folder for student in own}
             engine.want(paths, {student.id: _golden(student) for student in own})
         for running in self._running.values():
             if running.done():
@@ -77,22 +87,40 @@ class Engines:
         """Wait for all to end, after `stop`."""
         await asyncio.gather(*self._running.values())
 
-    def _start(self, name: str, first: Sequence[Candidate], stop: asyncio.Event) -> None:
-        kind = self._kinds[name]
+    def _start(self, one: _Needed, first: Sequence[Candidate], stop: asyncio.Event) -> None:
+        kind = self._kinds[one.kind]
         (self._settings.folder / "logs").mkdir(parents=True, exist_ok=True)
-        engine = Engine(kind.settings(self._settings, first), partial(_note, kind.state), kind.command)
-        self._engines[name] = engine
-        self._running[name] = asyncio.create_task(engine.run(stop))
+        wanted, state = kind.settings(self._settings, first), self._settings.small_state
+        if one.kind == VLLM:
+            wanted, state = self._apart(wanted)
+        engine = Engine(wanted, partial(_note, state), kind.command)
+        self._engines[one] = engine
+        self._running[one] = asyncio.create_task(engine.run(stop))
+
+    def _apart(self, wanted: EngineSettings) -> tuple[EngineSettings, Path]:
+        """The first vLLM has the configured port; each that follows has a port, a log and a state of its own."""
+        before = sum(one.kind == VLLM for one in self._engines)
+        if not before:
+            return wanted, self._settings.engine_state
+        serving = self._settings.serving
+        port = [port for port in range(serving.port, serving.port + before + 2) if port != serving.small_port][before]
+        name = f"engine-{before + 1}"
+        state = self._settings.engine_state.with_stem(name)
+        return replace(wanted, port=port, log=wanted.log.with_stem(name)), state
 
     def _statuses(self) -> list[EngineStatus]:
         return [engine.status() for engine in self._engines.values()]
 
 
-def _engine_of(student: Candidate) -> str:
+def _needed(student: Candidate) -> _Needed:
     name = str(student.card.get("engine", VLLM))
     if name not in (VLLM, SMALL):
         raise BadInput(f"student {student.id} wants engine {name!r}, and there are {VLLM} and {SMALL}: distill again")
-    return name
+    return _Needed(name, str(student.card["base"]) if name == VLLM else "")
+
+
+def _of(one: _Needed, needed: Sequence[_Needed], students: Sequence[Candidate]) -> list[Candidate]:
+    return [student for student, needs in zip(students, needed, strict=True) if needs == one]
 
 
 def _vllm_settings(settings: Settings, first: Sequence[Candidate]) -> EngineSettings:

@@ -40,7 +40,9 @@ def status(arguments: argparse.Namespace) -> int:
     }
     changed = [change.words for change in changes(log, known)]
     none = {"state": "not started", "reason": "no student yet"}
-    engines = {"engine": _told(settings.engine_state) or none, "small_engine": _told(settings.small_state) or none}
+    engines = {"engine": _told(settings.engine_state) or none}
+    engines |= {place.stem: _told(place) or none for place in settings.more_engine_states}
+    engines["small_engine"] = _told(settings.small_state) or none
     shown: dict[str, Any] = {**engines, "candidates": found, "frozen": ice, "changed": changed}
     shown["feedback_ignored"] = ignored(log)
     shown["similarity"] = {one.id: asdict(seen) for one in known if (seen := alike(log, one))}

@@ -18,7 +18,7 @@ from distiller.leaks import leak_report
 from distiller.noise import doubted
 from distiller.recipes import Kind, Made, Report
 from distiller.scoring import Answered, Score
-from distiller.settings import Settings
+from distiller.settings import DistillerSettings, Settings
 from proxy.errors import Refused
 from router.calibration import Calibration, apply, calibrate
 from router.confidence import confidence, first
@@ -34,9 +34,13 @@ LINEAGE, HOLDOUT = "lineage.json", "holdout.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """One student of `kind` in `folder`, ready to be sealed; `verdicts` in [0, 1] are those of its holdout answers."""
+    """One student of `kind` in `folder`, ready to be sealed; `verdicts` in [0, 1] are those of its holdout answers.
+
+    `options` are what it was made with.
+    """
 
     kind: Kind
+    options: DistillerSettings
     folder: Path
     made: Made
     verdicts: Sequence[float]
@@ -65,7 +69,7 @@ def propose(
     calibrated = [apply(calibration.knots, one) for one in sure]
     threshold = choose_threshold(calibrated, judged, settings.router.margin, plan=plan, of=len(made.answers))
     _write_evidence(folder, data, made.answers, verdicts)
-    return Proposal(kind, folder, made, verdicts, calibration, threshold)
+    return Proposal(kind, settings.distiller, folder, made, verdicts, calibration, threshold)
 
 
 def report_data(data: Dataset, folder: Path) -> None:

@@ -32,14 +32,17 @@ class DistillerSettings:
     """`[distiller]`: which students are tried, from what they grow, and when.
 
     Empty `schedule` and zero `new_exchanges` mean by hand only. Of `students`, the kinds that are tried, none is after
-    one that would answer the share `enough_coverage` of the task's exchanges.
+    one that would answer the share `enough_coverage` of the task's exchanges, and none is begun after `hours` (0: no
+    limit). Language models are tried with every base and rank: `base` and `bases`, `rank` and `ranks`.
     """
 
     students: tuple[str, ...] = ("head", "encoder", "adapter", "soft")
     enough_coverage: float = 0.8
+    hours: float = 0.0
     encoder: str = "minilm-l6-v2"
     encoder_tokens: int = 2_000_000
     base: str = "smollm2-135m-instruct"
+    bases: tuple[str, ...] = ()
     schedule: str = ""
     new_exchanges: int = 0
     min_exchanges: int = 200
@@ -50,6 +53,7 @@ class DistillerSettings:
     epochs: int = 3
     learning_rate: float = 1e-3
     rank: int = 16
+    ranks: tuple[int, ...] = ()
     alpha_hard: float = 0.5
     max_tokens: int = 512
     layers: int = 0
@@ -146,8 +150,13 @@ class Settings:
 
     @property
     def engine_state(self) -> Path:
-        """What the controller last knew of vLLM."""
+        """What the controller last knew of vLLM, with the base model it was started with first."""
         return self.folder / "state" / "engine.json"
+
+    @property
+    def more_engine_states(self) -> list[Path]:
+        """What it last knew of vLLM with other base models, as far as it was started with any."""
+        return sorted((self.folder / "state").glob("engine-*.json"))
 
     @property
     def small_state(self) -> Path:
@@ -189,9 +198,10 @@ def _check(settings: Settings) -> None:
     if settings.judge.concurrency < 1 or settings.judge.timeout <= 0:
         raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
     _check_students(settings.distiller)
-    if settings.distiller.rank > settings.serving.max_lora_rank:
+    largest = max(settings.distiller.rank, *settings.distiller.ranks)
+    if largest > settings.serving.max_lora_rank:
         raise BadInput(
-            f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "
+            f"a distiller.rank of {largest} needs serving.max_lora_rank to be at least that, "
             f"not {settings.serving.max_lora_rank}"
         )
     if settings.proxy.keys and not settings.teacher.key_env:
@@ -209,6 +219,10 @@ def _check_students(distiller: DistillerSettings) -> None:
         raise BadInput(f"distiller.students must name some of {', '.join(STUDENTS)}, not {list(distiller.students)}")
     if not 0 < distiller.enough_coverage <= 1:
         raise BadInput(f"distiller.enough_coverage is a share above 0, such as 0.8, not {distiller.enough_coverage}")
+    if not 0 <= distiller.hours < math.inf:
+        raise BadInput(f"distiller.hours must be 0 (no limit) or more, not {distiller.hours}")
+    if any(rank < 1 for rank in distiller.ranks):
+        raise BadInput(f"distiller.ranks are ranks of adapters, such as [8, 32], not {list(distiller.ranks)}")
 
 
 def _check_router(router: RouterSettings) -> None:

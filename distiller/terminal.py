@@ -111,7 +111,7 @@ def report_table(report: Report) -> None:
 def status_table(status: Mapping[str, Any]) -> None:
     """`stillroom status`."""
     console = Console()
-    for title in ("engine", "small_engine"):
+    for title in (key for key in status if key.partition("-")[0] in ("engine", "small_engine")):
         engine = status[title]
         told = f" ({engine['reason']})" if engine.get("reason") else ""
         console.print(f"{title.replace('_', ' ')}: {engine['state']}{told}")
@@ -243,9 +243,10 @@ def _speed(trained: Mapping[str, Any]) -> str:
 
 
 def _tried(one: Any) -> str:
+    kind = f"{one.kind} (rank {one.rank} on {one.base})" if one.rank else one.kind
     if one.why:
-        return f"  {one.kind}: none, {one.why}\n"
-    return f"  {one.kind}: agreement {one.score:.3f}, would answer {one.coverage:.0%}, {one.seconds:.0f} s\n"
+        return f"  {kind}: none, {one.why}\n"
+    return f"  {kind}: agreement {one.score:.3f}, would answer {one.coverage:.0%}, {one.seconds:.0f} s\n"
 
 
 def untuned(holdout: Any) -> str:

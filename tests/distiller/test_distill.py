@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from distiller.distill import distill
+from distiller.lineage import rebuild
 from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
@@ -16,6 +17,7 @@ from router.registry import SHADOW, candidates
 from router.said import Said
 from router.scoring import scoring
 from router.settings import JudgeSettings, RouterSettings, TaskSettings
+from tests.distiller.toy import build_toy
 from tests.distiller.toy_task import toy_log, toy_settings
 from tests.judges import Judges
 from tests.logs import migrated
@@ -103,6 +105,31 @@ def test_the_same_data_gives_the_same_student(log: Log, tmp_path: Path) -> None:
     first = distill(log, toy_settings(tmp_path), TASK, lambda *_: None)
     second = distill(log, toy_settings(tmp_path), TASK, lambda *_: None)
     assert (first.fresh, second.trained["last_loss"]) == (True, first.trained["last_loss"])
+
+
+def test_every_base_is_tried_with_every_rank_and_the_best_can_be_made_again(log: Log, tmp_path: Path) -> None:
+    settings = toy_settings(tmp_path)
+    other = tmp_path / "other"
+    build_toy(other, ["nothing of the kind"])
+    wanted = replace(settings.distiller, bases=(str(other),), rank=1, ranks=(8,), epochs=2, enough_coverage=1.0)
+    done = distill(log, replace(settings, distiller=wanted), TASK, lambda *_: None)
+    assert [(one.base, one.rank) for one in done.tried] == [
+        (base, rank) for base in (wanted.base, str(other)) for rank in (1, 8)
+    ]
+    best = max(done.tried, key=lambda one: (one.coverage, one.score))
+    made = DistillerSettings(**{**done.bundle.manifest["settings"], "students": ("adapter",), "bases": (), "ranks": ()})
+    assert (made.base, made.rank) == (best.base, best.rank)
+    assert done.bundle.manifest["settings"]["ranks"] == ()
+    assert done.bundle.manifest["card"]["base"] == best.base
+    assert rebuild(log, settings, done.bundle, lambda *_: None).same
+
+
+def test_no_student_is_begun_after_the_hours_once_there_is_one(log: Log, tmp_path: Path) -> None:
+    settings = toy_settings(tmp_path)
+    short = replace(settings.distiller, ranks=(8,), hours=1e-9, enough_coverage=1.0)
+    done = distill(log, replace(settings, distiller=short), TASK, lambda *_: None)
+    assert [one.why for one in done.tried] == ["", "not begun within 1e-09 hours"]
+    assert done.bundle.manifest["settings"]["rank"] == 16
 
 
 def test_too_little_to_learn_from_says_how_much_is_missing(log: Log, tmp_path: Path) -> None:

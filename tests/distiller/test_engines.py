@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from distiller.distill import distill
 from distiller.engines import Engines
 from distiller.settings import ServingSettings, Settings
 from proxy.errors import BadInput
 from proxy.log import Log
-from router.registry import Candidate
+from router.registry import Candidate, candidates
 from tests.distiller.queues import asking, toy_encoder, toy_head
 from tests.distiller.test_serving import until
+from tests.distiller.toy import build_toy
+from tests.distiller.toy_task import ANSWERS, toy_log, toy_settings
 from tests.logs import migrated
-from tests.router.conftest import known
+from tests.router.conftest import TASK, known
 from tests.servers import free_port
 
 
@@ -58,6 +61,32 @@ async def test_a_small_student_needs_no_vllm(settings: Settings, student: Candid
         await engines.ended()
     assert engines.state() == "down"
     assert json.loads(settings.small_state.read_text())["reason"] == "stopped"
+
+
+async def test_students_of_two_bases_are_served_by_a_vllm_each(tmp_path: Path) -> None:
+    log = toy_log(tmp_path)
+    settings = toy_settings(tmp_path)
+    build_toy(tmp_path / "other", [f"{answer} lamp" for answer in ANSWERS.values()])
+    for base in (settings.distiller.base, str(tmp_path / "other")):
+        distill(log, replace(settings, distiller=replace(settings.distiller, base=base)), TASK, lambda *_: None)
+    both = candidates(log)
+    log.close()
+    settings = replace(settings, serving=ServingSettings(port=free_port()))
+    stale = settings.engine_state.with_stem("engine-7")
+    stale.parent.mkdir(exist_ok=True)
+    stale.write_text("{}")
+    engines, stop = Engines(settings), asyncio.Event()
+    assert not stale.exists()
+    engines.want(both, stop)
+    try:
+        await until(lambda: len(engines.served()) == 2, 240)
+        urls = [engines.served()[one.id] for one in both]
+        assert urls == [f"http://127.0.0.1:{settings.serving.port + place}" for place in (0, 1)]
+        told = [json.loads(place.read_text()) for place in (settings.engine_state, *settings.more_engine_states)]
+        assert [one["ready"] for one in told] == [[one.id] for one in both]
+    finally:
+        stop.set()
+        await engines.ended()
 
 
 async def test_a_student_without_an_engine_is_said(settings: Settings, student: Candidate) -> None:

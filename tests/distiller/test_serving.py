@@ -44,8 +44,8 @@ def golden(name: str, wrong: int = 0, of: int = 2) -> list[Golden]:
     return [Golden(({"role": "user", "content": f"q{i}"},), f"{name}:q{i}{'!' * (i < wrong)}") for i in range(of)]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)
 

@@ -155,7 +155,7 @@ def distilled(threshold: Threshold | None, calibration: Calibration, **card: Any
         fresh=True, read=500, snapshot=3,
         dropped={"error": 2}, trained_rows=300, evaluator="label", threshold=threshold, calibration=calibration,
         kind="adapter", trained={"seconds": 10.0, "tokens": 5000, "first_loss": 2.0, "last_loss": 0.1},
-        tried=(Tried("head", why="not for json"), Tried("encoder", 0.5, 0.1, 3.0), Tried("adapter", 0.9, 0.8, 10.0)),
+        tried=(Tried("head", why="not for json"), Tried("encoder", 0.5, 0.1, 3.0), Tried("adapter", 0.9, 0.8, 10.0, base="small", rank=8)),
         holdout=SimpleNamespace(rows=100, student=0.9, base=0.1, base_rows=8, majority=0.3),
     )  # fmt: skip
 

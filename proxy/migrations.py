@@ -125,7 +125,19 @@ def _sampling(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE verdicts ADD COLUMN IF NOT EXISTS share DOUBLE")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where, _books_of_their_own, _evidence, _sampling)
+def _rationales(connection: duckdb.DuckDBPyConnection) -> None:
+    """Why the teacher answered an exchange as it did; a question that is here is never asked again.
+
+    Without `text` it had nothing to say.
+    """
+    connection.execute(
+        """CREATE TABLE IF NOT EXISTS rationales (
+        exchange VARCHAR, ts TIMESTAMPTZ, task VARCHAR, model VARCHAR, text VARCHAR, finish VARCHAR,
+        usd DOUBLE, prompt_tokens BIGINT, completion_tokens BIGINT)"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first, _who_and_where, _books_of_their_own, _evidence, _sampling, _rationales)
 
 # A changed table has a second place inside the catalog for small writes. The first goes when it is next emptied, and
 # then connections opened before cannot read the table any more, until the schema changes again: so both are done now.

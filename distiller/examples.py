@@ -14,10 +14,14 @@ from proxy.errors import BadInput
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of prompt + answer + end of turn; the first `prompt_length` of them are the prompt."""
+    """Token ids of prompt + answer + end of turn; the first `prompt_length` of them are the prompt.
+
+    `weight` is what each token of the answer counts in the loss, beside those of other rows.
+    """
 
     input_ids: list[int]
     prompt_length: int
+    weight: float = 1.0
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], answer: str) -> Encoded:

@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class TrainSettings:
     """How to train. A step holds rows of `tokens_per_step` tokens in sum, a row at most `max_tokens`.
 
     `layers` is how many of the uppermost layers learn (None: all); the backward pass stops below them, so half the
-    layers train about 1.4 times as fast.
+    layers train about 1.4 times as fast. `steps` ends the training sooner than `epochs` do (0: it does not).
     """
 
     epochs: int = 3
@@ -46,6 +47,7 @@ class TrainSettings:
     seed: int = 0
     threads: int = 2
     layers: int | None = None
+    steps: int = 0
 
     def __post_init__(self) -> None:
         """Raises BadInput for settings that cannot work."""
@@ -110,22 +112,36 @@ def plan(lengths: Sequence[int], settings: TrainSettings) -> list[list[int]]:
         groups = pack([lengths[index] for index in order], settings.tokens_per_step)
         shuffler.shuffle(groups)
         steps += [[order[place] for place in group] for group in groups]
-    return steps
+    return steps[: settings.steps or None]
 
 
-def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
+def usual_weight(steps: Sequence[Sequence[Encoded]]) -> float | None:
+    """The mean over steps of the sum of their tokens' weights; None where all weigh 1: a step's loss is its mean then.
+
+    Divided by its own sum, a step of light rows alone would count as much as any other.
+    """
+    rows = [row for step in steps for row in step]
+    if all(row.weight == 1.0 for row in rows):
+        return None
+    return sum(row.weight * (len(row.input_ids) - row.prompt_length) for row in rows) / len(steps)
+
+
+def collate(rows: Sequence[Encoded], usual: float | None = None) -> dict[str, Any]:
     """One step as model inputs: ids and restarting positions `(1, tokens)`, `row_lengths`, and what to predict where.
 
     `logits_to_keep` are the positions whose next token is a completion token, `targets` those tokens, in that order.
+    With the `usual_weight` of all steps, `weights` say what each target counts.
     """
     ids: list[int] = []
     positions: list[int] = []
     keep: list[int] = []
     targets: list[int] = []
+    weights: list[float] = []
     for row in rows:
         length = len(row.input_ids)
         keep += range(len(ids) + row.prompt_length - 1, len(ids) + length - 1)
         targets += row.input_ids[row.prompt_length :]
+        weights += [row.weight] * (length - row.prompt_length)
         positions += range(length)
         ids += row.input_ids
     return {
@@ -134,7 +150,7 @@ def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
         "row_lengths": [len(row.input_ids) for row in rows],
         "logits_to_keep": torch.tensor(keep),
         "targets": torch.tensor(targets),
-    }
+    } | ({} if usual is None else {"weights": torch.tensor(weights) / usual})
 
 
 def load_for_training(base: Path) -> Any:
@@ -188,10 +204,12 @@ def attend_row_by_row(
 
 
 def completion_loss(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-    """Mean cross-entropy (nats) over the completion tokens of one collated step."""
-    seen = {name: value for name, value in inputs.items() if name != "targets"}
+    """Mean cross-entropy (nats) over the completion tokens of one collated step, or its sum with their `weights`."""
+    seen = {name: value for name, value in inputs.items() if name not in ("targets", "weights")}
     logits = model(**seen, use_cache=False).logits[0]
-    return F.cross_entropy(logits.float(), inputs["targets"])
+    if "weights" not in inputs:
+        return F.cross_entropy(logits.float(), inputs["targets"])
+    return (F.cross_entropy(logits.float(), inputs["targets"], reduction="none") * inputs["weights"]).sum()
 
 
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:
@@ -211,7 +229,8 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
         self, model: Any, args: TrainingArguments, steps: list[list[Encoded]], on_loss: Callable[[float], None]
     ) -> None:
         """Each of `steps` is one item of the data set, so that Trainer's batch size is 1."""
-        super().__init__(model, args, train_dataset=steps, data_collator=lambda items: collate(items[0]))
+        collator = partial(_collate_item, usual=usual_weight(steps))
+        super().__init__(model, args, train_dataset=steps, data_collator=collator)
         self.remove_callback(PrinterCallback)
         self.on_loss = on_loss
 
@@ -224,6 +243,10 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         self.on_loss(float(loss))
         return loss
+
+
+def _collate_item(items: Sequence[Sequence[Encoded]], usual: float | None) -> dict[str, Any]:
+    return collate(items[0], usual)
 
 
 def _arguments(settings: TrainSettings, steps: int, folder: Path) -> TrainingArguments:

@@ -51,8 +51,8 @@ WHERE list_contains(CAST(? AS VARCHAR[]), exchange) AND text IS NOT NULL AND fin
 """
 # Not for an exchange that was erased meanwhile.
 _KEEP = """
-INSERT INTO rationales (exchange, ts, task, model, text, finish, usd, prompt_tokens, completion_tokens)
-SELECT ?, now(), ?, ?, ?, ?, ?, ?, ? FROM exchanges WHERE id = ?
+INSERT INTO rationales (id, ts, task, model, exchange, text, finish, usd, prompt_tokens, completion_tokens)
+SELECT ?, now(), ?, ?, id, ?, ?, ?, ?, ? FROM exchanges WHERE id = ?
 """
 _CHARGE = """
 INSERT INTO spend (id, ts, task, kind, model, exchange, usd, quantity, unit)
@@ -253,7 +253,7 @@ class Asking:
         """A question that broke off is charged, and may be asked again; any other is answered for good."""
         if not told.problem:
             counts = [told.usd, told.prompt_tokens, told.completion_tokens]
-            values = [one.exchange, self._task, one.model, told.text, told.finish, *counts, one.exchange]
+            values = [ulid(), self._task, one.model, told.text, told.finish, *counts, one.exchange]
             connection.execute(_KEEP, values)
         connection.execute(_CHARGE, [ulid(), self._task, one.model, one.exchange, told.usd])
 

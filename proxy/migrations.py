@@ -132,7 +132,7 @@ def _rationales(connection: duckdb.DuckDBPyConnection) -> None:
     """
     connection.execute(
         """CREATE TABLE IF NOT EXISTS rationales (
-        exchange VARCHAR, ts TIMESTAMPTZ, task VARCHAR, model VARCHAR, text VARCHAR, finish VARCHAR,
+        id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, model VARCHAR, exchange VARCHAR, text VARCHAR, finish VARCHAR,
         usd DOUBLE, prompt_tokens BIGINT, completion_tokens BIGINT)"""
     )
 

@@ -16,6 +16,7 @@ from distiller.train import (
     load_for_training,
     plan,
     train,
+    usual_weight,
     with_adapter,
 )
 from proxy.errors import BadInput
@@ -67,6 +68,26 @@ def test_collate_asks_for_completion_tokens_only():
     assert inputs["targets"].tolist() == [7, 2, 9, 2]
     kept = inputs["logits_to_keep"]
     assert inputs["input_ids"][0][kept + 1].tolist() == inputs["targets"].tolist()
+
+
+def test_weights_say_what_each_answer_counts_over_all_steps(base, monkeypatch):
+    monkeypatch.setattr("distiller.base.compute_dtype", lambda: "float32")  # Else rounding shows.
+    model, (one, two, three) = load_for_training(base), rows(3)
+    steps = [[one, replace(two, weight=0.25)], [replace(three, weight=0.25)]]
+    usual = usual_weight(steps)
+    assert usual == pytest.approx((2 + 0.5 + 0.5) / 2)
+    with torch.no_grad():
+        alone = [float(completion_loss(model, collate([row]))) for row in (one, two, three)]
+        weighed = [float(completion_loss(model, collate(step, usual))) for step in steps]
+    assert weighed == pytest.approx([(2 * alone[0] + 0.5 * alone[1]) / usual, 0.5 * alone[2] / usual], rel=1e-4)
+    assert usual_weight([[one], [two, three]]) is None
+    assert "weights" not in collate([one])
+
+
+def test_steps_end_a_training_sooner(base, tmp_path):
+    trained = run(base, tmp_path / "a", replace(SETTINGS, steps=5))
+    assert trained.steps == 5
+    assert plan([7, 9] * 9, replace(SETTINGS, steps=3)) == plan([7, 9] * 9, SETTINGS)[:3]
 
 
 def test_the_toy_learns_and_each_step_is_reported(base, tmp_path):

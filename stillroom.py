@@ -341,8 +341,8 @@ async def _until_signal(work: Callable[[Any], Any]) -> Any:
 COMMANDS: Mapping[str, Command] = {
     command.__name__.replace("_", "-"): command
     for command in (
-        serve, worker, controller, demo, tasks, explain, distill, lineage, certificate, verify, promote, rollback, freeze,
-        rivals, gold, keys, erase, status, report, sql, replay_teacher, doctor,
+        serve, worker, controller, demo, tasks, explain, distill, lineage, certificate, verify, promote, rollback,
+        freeze, rivals, gold, keys, erase, status, report, sql, replay_teacher, doctor,
     )
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from proxy.errors import BadInput
 from router.evaluators import normalise
 from router.number_score import TOLERANCE, last_number
 
-NONE, TASK, BEFORE = "none", "task", "before"
+NONE, SECOND, BEFORE = "none", "task", "before"
 """No rationale is learned; a second task; reasoning in the answer, before what it comes to."""
 PREFIX = "Explain."
 LONG = 80  # characters of a usual text that reasons
@@ -103,12 +103,12 @@ def explained(
     With `keys`, all but BEFORE learn the answer `emptied` of them. BadInput for BEFORE without: what is served would
     have to be cut.
     """
-    if how not in (NONE, TASK, BEFORE) or (how == BEFORE and not keys):
+    if how not in (NONE, SECOND, BEFORE) or (how == BEFORE and not keys):
         raise BadInput(f"a rationale cannot be learned as {how!r} here")
     lessons = []
     for row, messages in zip(rows, asked, strict=True):
         lessons.append(Lesson(messages, row.answer if how == BEFORE or not keys else emptied(row.answer, keys)))
-        if how == TASK and (why := rationales.get(row.exchange_id)):
+        if how == SECOND and (why := rationales.get(row.exchange_id)):
             lessons.append(Lesson(_prefixed(messages), why, aside=True))
     return lessons
 

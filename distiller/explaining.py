@@ -41,7 +41,12 @@ class Explaining:
 
 
 async def explain(
-    log: Log, settings: Settings, task: str, wish: Wish, stop: asyncio.Event, on_progress: Callable[[str, int, int], None]
+    log: Log,
+    settings: Settings,
+    task: str,
+    wish: Wish,
+    stop: asyncio.Event,
+    on_progress: Callable[[str, int, int], None],
 ) -> Explaining:
     """Ask the teacher for rationales of this task's training rows, until `stop` at the latest.
 

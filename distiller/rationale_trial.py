@@ -1,4 +1,4 @@
-"""Owns the A/B of rationales: two students of the same rows, steps and seed, with them and without, on rows neither saw.
+"""Owns the A/B of rationales: two students of the same rows, steps and seed, with and without, on rows neither saw.
 
 Must not know where rationales come from, nor what is done with the outcome. The rows are a task's training rows: the
 later ones judge. Where answers reason in a text of their own, verdicts are on everything but that text.
@@ -15,7 +15,7 @@ from distiller.ab import Compared, compare
 from distiller.curate import Recorded, split
 from distiller.dataset import Dataset
 from distiller.examples import Encoded, encode
-from distiller.explained import BEFORE, NONE, TASK, Lesson, contradicts, explained, reasoning, reasoning_keys, without
+from distiller.explained import BEFORE, NONE, SECOND, Lesson, contradicts, explained, reasoning, reasoning_keys, without
 from distiller.generate import Generated, generate
 from distiller.recipes import Report
 from distiller.scoring import Answered, Score
@@ -87,7 +87,7 @@ def trials(
             f"{learned} rationales to learn from and {len(parts.holdout)} rows to judge are too few for an A/B: "
             f"{FEWEST} are needed of each"
         )
-    ways = (BEFORE, TASK) if why.keys else (TASK,)
+    ways = (BEFORE, SECOND) if why.keys else (SECOND,)
     bench = _Bench(base, data, why, settings, score, scratch, on_progress)
     rows = bench.fitting(parts.train, ways)
     plain = bench.student(rows, parts.holdout, NONE, 0)

@@ -162,9 +162,7 @@ def question(row: Recorded, price: Price, sizes_of: SizesOf) -> Question:
     length = "max_completion_tokens" if "max_completion_tokens" in row.request else "max_tokens"
     turns = [{"role": "assistant", "content": row.answer}, {"role": "user", "content": QUESTION}]
     model = str(row.request.get("model"))
-    body = json.dumps(
-        {"model": model, "messages": [*row.messages, *turns], "temperature": 0, length: LONGEST}
-    ).encode()
+    body = json.dumps({"model": model, "messages": [*row.messages, *turns], "temperature": 0, length: LONGEST}).encode()
     if price(model, 1, 0, 1) is None:
         return Question(row.exchange_id, model, body, None)
     return Question(row.exchange_id, model, body, bound_of(CHAT, fields_of(body), len(body), price, sizes_of).need.nano)

@@ -29,8 +29,6 @@ GROUP BY ALL
 def drop(connection: duckdb.DuckDBPyConnection, which: str, parameters: Mapping[str, Any]) -> int:
     """Inside a transaction, carry forward and delete the exchanges that `which`, a condition, names; how many."""
     connection.execute(_CARRY.format(which=which), {"paid": PAID, **parameters})
-    connection.execute(
-        f"DELETE FROM rationales WHERE exchange IN (SELECT id FROM exchanges WHERE {which})", parameters
-    )
+    connection.execute(f"DELETE FROM rationales WHERE exchange IN (SELECT id FROM exchanges WHERE {which})", parameters)
     (dropped,) = connection.execute(f"DELETE FROM exchanges WHERE {which}", parameters).fetchone() or (0,)
     return int(dropped)

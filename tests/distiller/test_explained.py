@@ -10,7 +10,7 @@ from distiller.explained import (
     BEFORE,
     NONE,
     PREFIX,
-    TASK,
+    SECOND,
     contradicts,
     emptied,
     explained,
@@ -105,13 +105,13 @@ def test_naming_the_answer_never_contradicts_it(label: str, more: str) -> None:
 def test_a_second_task_leaves_every_answer_as_it_was() -> None:
     rows, asked = [row("a", "bug"), row("b", "feature")], [_asked("", "x"), _asked("Today is Monday.", "y")]
     plain = explained(rows, asked, {"b": "It is new.", "c": "Nobody's."}, NONE)
-    both = explained(rows, asked, {"b": "It is new.", "c": "Nobody's."}, TASK)
+    both = explained(rows, asked, {"b": "It is new.", "c": "Nobody's."}, SECOND)
     assert [one for one in both if not one.aside] == plain
     (aside,) = [one for one in both if one.aside]
     assert aside.answer == "It is new."
     assert aside.messages == _asked(f"{PREFIX}\nToday is Monday.", "y")
     assert asked[1] == _asked("Today is Monday.", "y")
-    assert explained(rows, asked, {"a": "w"}, TASK)[1].messages == _asked(PREFIX, "x")
+    assert explained(rows, asked, {"a": "w"}, SECOND)[1].messages == _asked(PREFIX, "x")
 
 
 def test_reasoning_in_answers_is_learned_in_them_or_beside_them_or_not() -> None:
@@ -120,7 +120,7 @@ def test_reasoning_in_answers_is_learned_in_them_or_beside_them_or_not() -> None
     assert [one.answer for one in explained(rows, asked, whys, NONE, ["reasoning"])] == [
         '{"reasoning": "", "answer": "12"}'
     ]
-    assert [one.answer for one in explained(rows, asked, whys, TASK, ["reasoning"])] == [
+    assert [one.answer for one in explained(rows, asked, whys, SECOND, ["reasoning"])] == [
         '{"reasoning": "", "answer": "12"}',
         "3 * 4 = 12.",
     ]

@@ -6,7 +6,7 @@ import pytest
 
 from distiller.dataset import Dataset, dataset
 from distiller.examples import Encoded
-from distiller.explained import BEFORE, TASK
+from distiller.explained import BEFORE, SECOND
 from distiller.rationale_trial import Trial, trials, weighed, whys
 from distiller.scoring import scoring
 from distiller.settings import DistillerSettings, Settings
@@ -42,7 +42,7 @@ def test_two_students_of_the_same_rows_and_steps_are_compared(base: Path, tmp_pa
     asked = {row.exchange_id: f"because {row.answer}" for row in data.train[::2]}
     asked[data.train[0].exchange_id] = "because stop" if data.train[0].answer != "stop" else "because go"
     (trial,) = tried(log, data, asked, base, tmp_path / "one")
-    assert (trial.how, trial.keys, trial.contradicting) == (TASK, (), 1)
+    assert (trial.how, trial.keys, trial.contradicting) == (SECOND, (), 1)
     assert 20 <= trial.rationales < trial.rows
     assert trial.tokens[0] == pytest.approx(trial.tokens[1], abs=1)
     assert trial.keep == trial.compared.better
@@ -56,11 +56,16 @@ def test_reasoning_in_the_answers_is_tried_both_ways_and_compared_without(base: 
     log = migrated(tmp_path)
     for number in range(60):
         for colour, answer in ANSWERS.items():
-            why = f"lamp {number} is {colour} and whoever comes to a lamp that is {colour} knows what to do there: go on"
+            why = (
+                f"lamp {number} is {colour} and whoever comes to a lamp that is {colour} knows what to do there: go on"
+            )
             insert(log, [f"lamp {number} is {colour}"], json.dumps({"reasoning": why, "answer": answer}))
     data = dataset(log, TASK, SETTINGS)
     both = tried(log, data, {}, base, tmp_path / "arms")
-    assert [(one.how, one.keys, one.contradicting) for one in both] == [(BEFORE, ("reasoning",), 0), (TASK, ("reasoning",), 0)]
+    assert [(one.how, one.keys, one.contradicting) for one in both] == [
+        (BEFORE, ("reasoning",), 0),
+        (SECOND, ("reasoning",), 0),
+    ]
     assert both[0].steps == both[1].steps
     assert both[0].compared.one == both[1].compared.one
     assert both[0].tokens[1] > 3 * both[0].tokens[0]

@@ -106,10 +106,10 @@ def test_what_is_told_is_kept_redacted_charged_and_never_asked_again(log: Log) -
     assert (again.known, again.asked, len(tutor.asked)) == (6, 0, 6)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
-    budget=st.floats(0, 3), count=st.integers(0, 12), tokens=st.integers(0, LONGEST), usage=st.booleans(),
-    fails_at=st.none() | st.integers(0, 12), breaks=st.booleans(), more=st.floats(0, 2),
+    budget=st.floats(0, 3), count=st.integers(1, 9), tokens=st.integers(0, LONGEST), usage=st.booleans(),
+    fails_at=st.none() | st.integers(0, 9), breaks=st.booleans(), more=st.floats(0, 2),
 )  # fmt: skip
 def test_the_budget_is_never_overdrawn_and_nothing_is_asked_twice(
     tmp_path_factory: pytest.TempPathFactory, budget: float, count: int, tokens: int, usage: bool,

@@ -24,9 +24,11 @@ OPTIONS = TrainSettings(epochs=4, learning_rate=1e-2, rank=8, alpha=16, tokens_p
 SETTINGS = Settings(distiller=DistillerSettings(min_exchanges=20, holdout=10))
 
 
-def tried(log: Log, data: Dataset, why: dict[str, str], base: Path, scratch: Path) -> list[Trial]:
+def tried(
+    log: Log, data: Dataset, why: dict[str, str], base: Path, scratch: Path, options: TrainSettings = OPTIONS
+) -> list[Trial]:
     with scoring(log, SETTINGS, TASK, data.evaluator, TaskSettings()) as score:
-        return trials(base, data, whys(data, why), OPTIONS, score, scratch, lambda *_: None)
+        return trials(base, data, whys(data, why), options, score, scratch, lambda *_: None)
 
 
 @pytest.fixture
@@ -54,21 +56,21 @@ def test_two_students_of_the_same_rows_and_steps_are_compared(base: Path, tmp_pa
 
 def test_reasoning_in_the_answers_is_tried_both_ways_and_compared_without(base: Path, tmp_path: Path) -> None:
     log = migrated(tmp_path)
-    for number in range(60):
+    for number in range(40):
         for colour, answer in ANSWERS.items():
             why = (
                 f"lamp {number} is {colour} and whoever comes to a lamp that is {colour} knows what to do there: go on"
             )
             insert(log, [f"lamp {number} is {colour}"], json.dumps({"reasoning": why, "answer": answer}))
     data = dataset(log, TASK, SETTINGS)
-    both = tried(log, data, {}, base, tmp_path / "arms")
+    both = tried(log, data, {}, base, tmp_path / "arms", replace(OPTIONS, epochs=1))
     assert [(one.how, one.keys, one.contradicting) for one in both] == [
         (BEFORE, ("reasoning",), 0),
         (SECOND, ("reasoning",), 0),
     ]
     assert both[0].steps == both[1].steps
     assert both[0].compared.one == both[1].compared.one
-    assert both[0].tokens[1] > 3 * both[0].tokens[0]
+    assert both[0].tokens[1] > 2 * both[0].tokens[0]
 
 
 def test_too_few_rationales_are_not_tried(base: Path, tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ def compare(
 
 def _interval(difference: NDArray[np.float64], random: np.random.Generator) -> tuple[float, float]:
     """Resampling rows is drawing how often each value comes; so many rows as there were, whatever was added."""
-    values, weights = np.unique(np.concatenate([difference, [-1.0, 0.0, 1.0]]), return_counts=True)
-    weights = weights.astype(np.float64)
+    values, counts = np.unique(np.concatenate([difference, [-1.0, 0.0, 1.0]]), return_counts=True)
+    weights = counts.astype(np.float64)
     weights[[0, -1]] -= 0.5  # The extremes that were added count half.
     drawn = random.multinomial(len(difference), weights / weights.sum(), size=RESAMPLES)
     tail = (1 - CONFIDENCE) / 2

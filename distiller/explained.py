@@ -46,9 +46,9 @@ def reasoning_keys(answers: Sequence[str]) -> tuple[str, ...]:
         return ()
     texts = {key for key in {key for each in objects for key in each} if _texts(objects, key)}
     leading = [tuple(takewhile(texts.__contains__, each)) for each in objects]
-    found = max(sorted(set(leading)), key=leading.count)
-    common = leading.count(found) >= MOST_OF_THEM * len(objects) and any(len(each) > len(found) for each in objects)
-    return found if common else ()
+    keys = max(sorted(set(leading)), key=leading.count)
+    common = leading.count(keys) >= MOST_OF_THEM * len(objects) and any(len(each) > len(keys) for each in objects)
+    return keys if common else ()
 
 
 def reasoning(answer: str, keys: Sequence[str]) -> str:

@@ -209,7 +209,9 @@ def completion_loss(model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Ten
     logits = model(**seen, use_cache=False).logits[0]
     if "weights" not in inputs:
         return F.cross_entropy(logits.float(), inputs["targets"])
-    return (F.cross_entropy(logits.float(), inputs["targets"], reduction="none") * inputs["weights"]).sum()
+    each = F.cross_entropy(logits.float(), inputs["targets"], reduction="none")
+    weights: torch.Tensor = inputs["weights"]
+    return (each * weights).sum()
 
 
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:

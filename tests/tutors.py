@@ -1,5 +1,6 @@
 """A teacher on loopback that says why it answered as it did, and can misbehave in the ways teachers do."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ class Tutor:
     status: int = 503
     fails_at: int | None = None
     breaks: bool = False
+    delay: float = 0.0
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def app(self) -> FastAPI:
@@ -28,6 +30,7 @@ class Tutor:
     async def chat(self, request: Request) -> Response:
         body = await request.json()
         self.asked.append({**body, "authorization": request.headers.get("authorization")})
+        await asyncio.sleep(self.delay)
         if self.fails_at is not None and len(self.asked) > self.fails_at:
             if self.breaks:
                 return Response(b"{", 200, {"content-length": "100"}, "application/json")

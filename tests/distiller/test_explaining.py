@@ -1,6 +1,10 @@
 import asyncio
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +15,11 @@ from proxy.errors import BadInput
 from proxy.log import Log
 from proxy.settings import TeacherSettings
 from router.settings import MoneySettings, Price
+from tests.deployment import PROGRAM, ROOT
 from tests.distiller.toy_task import ANSWERS
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert
-from tests.servers import serving
+from tests.servers import eventually, serving
 from tests.tutors import Tutor
 
 PRICES = MoneySettings(prices={"gpt-4o": Price(input=1.0, output=2.0)})
@@ -77,3 +82,25 @@ def test_a_log_from_before_there_were_rationales_is_brought_up_to_date(
     log.query("DROP TABLE rationales")
     log.query("DELETE FROM migrations WHERE number = (SELECT max(number) FROM migrations)")
     assert asked(log, Tutor()).asked.kept > 0
+
+
+def test_ctrl_c_keeps_what_was_answered_and_the_same_command_goes_on(log: Log, tmp_path: Path) -> None:
+    log.close()
+    tutor, config = Tutor(delay=0.3), tmp_path / "stillroom.toml"
+    with serving(tutor.app()) as url:
+        config.write_text(
+            f'home = "."\n[teacher]\nurl = "{url}"\nkey_env = "TUTOR_KEY"\n'
+            "[distiller]\nmin_exchanges = 20\nholdout = 10\n"
+        )
+        command = [*PROGRAM, "explain", TASK, "--budget", "5", "--share", "1", "--json", "--config", str(config)]
+        options: Any = {"cwd": ROOT, "env": {**os.environ, "TUTOR_KEY": "sk-ours"}, "text": True}
+        first = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
+        eventually(lambda: len(tutor.asked) > 4, 120)
+        first.send_signal(signal.SIGINT)
+        done = json.loads(first.communicate()[0])
+        tutor.delay = 0.0
+        rest = json.loads(subprocess.run(command, check=True, capture_output=True, **options).stdout)
+    assert (done["asked"]["ended"], first.returncode) == ("stopped", 0)
+    assert 4 < done["asked"]["kept"] < 50
+    assert (rest["asked"]["known"], rest["asked"]["ended"]) == (done["asked"]["kept"], "done")
+    assert rest["asked"]["known"] + rest["asked"]["kept"] == len(tutor.asked) == 50

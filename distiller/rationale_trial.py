@@ -4,8 +4,9 @@ Must not know where rationales come from, nor what is done with the outcome. The
 later ones judge. Where answers reason in a text of their own, verdicts are on everything but that text.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from distiller.scoring import Answered, Score
 from distiller.train import TrainSettings, train
 from proxy.errors import Refused
 
+RESULT = "ab_rationale.json"
 ALPHA = 0.5
 """What answers count of the loss, the rest being that of rationales as a second task (Hsieh et al. 2023)."""
 JUDGES = 0.2  # share of the training rows
@@ -169,9 +171,20 @@ class _Bench:
         """The lessons' tokens, weighed, and how many an answer that is served may have."""
         tokenizer = AutoTokenizer.from_pretrained(self.base)
         lessons = self._lessons(rows, how)
-        encoded = [_encode(tokenizer, lesson) for lesson in lessons]
+        encoded = taught(tokenizer, lessons)
         longest = max(_taught(one) for one, lesson in zip(encoded, lessons, strict=True) if not lesson.aside)
-        return weighed(encoded, [lesson.aside for lesson in lessons]), longest + longest // 2 + 2
+        return encoded, longest + longest // 2 + 2
+
+
+def write(folder: Path, found: Sequence[Trial]) -> None:
+    """Put the outcome into a student's folder, as RESULT."""
+    (folder / RESULT).write_text(json.dumps([asdict(one) for one in found], indent=2, sort_keys=True) + "\n")
+
+
+def taught(tokenizer: Any, lessons: Sequence[Lesson]) -> list[Encoded]:
+    """The lessons' tokens, in their order, with rationales as a second task `weighed`."""
+    encoded = [_encode(tokenizer, lesson) for lesson in lessons]
+    return weighed(encoded, [lesson.aside for lesson in lessons])
 
 
 def weighed(encoded: Sequence[Encoded], aside: Sequence[bool], alpha: float = ALPHA) -> list[Encoded]:

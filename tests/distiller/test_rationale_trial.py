@@ -7,7 +7,7 @@ import pytest
 from distiller.dataset import Dataset, dataset
 from distiller.examples import Encoded
 from distiller.explained import BEFORE, SECOND
-from distiller.rationale_trial import Trial, trials, weighed, whys
+from distiller.rationale_trial import RESULT, Trial, trials, weighed, whys, write
 from distiller.scoring import scoring
 from distiller.settings import DistillerSettings, Settings
 from distiller.terminal import trial_line
@@ -52,6 +52,9 @@ def test_two_students_of_the_same_rows_and_steps_are_compared(base: Path, tmp_pa
     assert trial.compared.one > 0.5  # The student without rationales did learn the task.
     assert "rationales as a second task: " in trial_line(trial)
     assert tried(log, data, asked, base, tmp_path / "two") == [trial]
+    write(tmp_path, [trial])
+    (stored,) = json.loads((tmp_path / RESULT).read_text())
+    assert (stored["how"], stored["compared"]["difference"]) == (trial.how, trial.compared.difference)
 
 
 def test_reasoning_in_the_answers_is_tried_both_ways_and_compared_without(base: Path, tmp_path: Path) -> None:

@@ -30,8 +30,9 @@ class Tutor:
     async def chat(self, request: Request) -> Response:
         body = await request.json()
         self.asked.append({**body, "authorization": request.headers.get("authorization")})
+        number = len(self.asked)  # Before others come in meanwhile.
         await asyncio.sleep(self.delay)
-        if self.fails_at is not None and len(self.asked) > self.fails_at:
+        if self.fails_at is not None and number > self.fails_at:
             if self.breaks:
                 return Response(b"{", 200, {"content-length": "100"}, "application/json")
             return JSONResponse({"error": {"message": "no", "type": "t", "code": None, "param": None}}, self.status)

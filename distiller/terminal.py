@@ -88,13 +88,13 @@ def report_table(report: Report) -> None:
     """`stillroom report`."""
     table = Table(
         "task", "exchanges", "by candidate", "teacher spend", "avoided (estimate)", "training", "audit", "judge",
-        "hosted", title="Ledger",
+        "rationales", "hosted", title="Ledger",
     )  # fmt: skip
     for line in report.tasks:
         table.add_row(
             line.task or "(no task)", f"{line.exchanges:,}", f"{line.served:,}", money(line.teacher_usd),
             money(line.avoided_usd) if line.served else "-", money(line.training_usd), money(line.audit_usd),
-            money(line.judge_usd), money(line.hosted_usd),
+            money(line.judge_usd), money(line.rationale_usd), money(line.hosted_usd),
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -103,7 +103,7 @@ def report_table(report: Report) -> None:
         f"avoided {money(report.avoided_usd)} - serving {money(report.serving_usd)} "
         f"({report.serving_hours:.2f} h, idle included) - training {money(report.training_usd)} "
         f"- audit {money(report.audit_usd)} - judge {money(report.judge_usd)} "
-        f"- hosted candidates {money(report.hosted_usd)}\n"
+        f"- rationales {money(report.rationale_usd)} - hosted candidates {money(report.hosted_usd)}\n"
         f"= net saving {money(report.net_usd)}"
     )
 
@@ -208,6 +208,35 @@ def distilled_summary(done: Any) -> None:
             if sure
             else "no confidence threshold separates what it knows: shadow judges all of its answers"
         )
+    )
+
+
+def explaining_summary(done: Any) -> None:
+    """`stillroom explain`."""
+    asked = done.asked
+    if done.keys:
+        print(f"nothing was asked: the answers of {done.task} reason themselves, under {', '.join(done.keys)}")
+        return
+    why = {
+        "done": "all are asked about", "budget": "the budget has no room for another question",
+        "most": "no more questions are allowed", "stopped": "stopped: run it again to go on",
+    }.get(asked.ended, f"{asked.ended}: what was told is kept, run it again to go on")  # fmt: skip
+    print(
+        f"{done.task}: {asked.wanted:,} of {done.rows:,} training exchanges are drawn, {asked.known:,} were asked "
+        f"about before; now {asked.asked:,} for {money(asked.usd)}, of which {asked.cut:,} were cut off; "
+        f"{asked.declined:,} declined\n{why}\n"
+        f"{done.usable:,} rationales to learn from; {done.contradicting:,} contradict their answer and are not"
+    )
+
+
+def trial_line(trial: Any) -> str:
+    """One A/B of rationales in a sentence."""
+    found, how = trial.compared, {"task": "as a second task", "before": "before the answer"}[trial.how]
+    return (
+        f"rationales {how}: {'kept' if trial.keep else 'off'}; agreement {found.other:.3f} with and {found.one:.3f} "
+        f"without, {found.difference:+.3f} ({found.lower:+.3f} to {found.upper:+.3f}), p = {found.p:.3f}, on {found.n} "
+        f"rows; {trial.rationales} rationales, {trial.contradicting} contradict; "
+        f"{trial.tokens[1]:.0f} tokens an answer instead of {trial.tokens[0]:.0f}"
     )
 
 

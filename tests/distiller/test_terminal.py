@@ -8,11 +8,14 @@ import pytest
 
 from distiller.distill import Tried
 from distiller.erase import Erased, Learned
+from distiller.explaining import Explaining
 from distiller.export import Exported
+from distiller.rationales import Asked
 from distiller.terminal import (
     as_json,
     distilled_summary,
     erased_summary,
+    explaining_summary,
     exports_table,
     gold_summary,
     keys_table,
@@ -30,7 +33,7 @@ from router.gold_file import Imported
 from router.golden import Golden
 from router.ledger import Report, TaskLine
 
-LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3, 0.4)
+LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3, 0.35, 0.4)
 
 
 def test_unknown_money_is_said() -> None:
@@ -46,7 +49,7 @@ def test_values_become_json() -> None:
 def test_tables_show_what_is_unpriced(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     tasks_table([LINE])
-    report_table(Report((LINE,), 0.5, 2, None, 0.3, 3.0, 0.2, 0.1, 0.3, 0.4, None))
+    report_table(Report((LINE,), 0.5, 2, None, 0.3, 3.0, 0.2, 0.1, 0.3, 0.35, 0.4, None))
     shown = capsys.readouterr().out
     assert "$0.5000 + 2 unpriced" in shown
     assert "net saving unpriced" in shown
@@ -102,6 +105,17 @@ def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monk
     assert "in the newest 7 that were judged: 0.75 where the candidate's was judged no worse; this" in " ".join(
         shown.split()
     )
+
+
+def test_rationales_say_why_the_asking_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    explaining_summary(Explaining("t", 100, (), Asked(40, 10, 20, 18, 2, 1, 0.5, "budget"), 25, 3))
+    shown = capsys.readouterr().out
+    assert "40 of 100 training exchanges are drawn, 10 were asked about before; now 20 for $0.5000" in shown
+    assert "the budget has no room for another question\n25 rationales to learn from; 3 contradict" in shown
+    explaining_summary(Explaining("t", 100, (), Asked(40, 0, ended="the teacher answered with status 503"), 0, 0))
+    assert "status 503: what was told is kept, run it again to go on" in capsys.readouterr().out
+    explaining_summary(Explaining("t", 100, ("reasoning",), Asked(0, 0), 0, 0))
+    assert "reason themselves, under reasoning" in capsys.readouterr().out
 
 
 def test_progress_is_lines_by_quarters_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:

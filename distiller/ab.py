@@ -1,4 +1,4 @@
-"""Owns the comparison of two ways of making a student on the same questions: by how much, how surely, how calibrated.
+"""Owns the A/B of two ways of making a student, on the same questions: by how much, how surely, how calibrated.
 
 Must not know what differs between the two, nor what is done with the winner.
 
@@ -9,16 +9,21 @@ single pair that differs would give an interval that reaches to no side but its 
 exact one of McNemar (1947) where every verdict is 0 or 1, else random flips of the differences' signs.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from distiller.generate import Generated
+from distiller.proposal import Proposal, mean
 from proxy.errors import BadInput
 from router.calibration import Reliability, reliability
 
+RESULT = "ab.json"
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 MOST_LOST = 0.005
@@ -50,6 +55,46 @@ class Compared:
     def better(self) -> bool:
         """Whether to keep the other: better on average, and by its bound not worse by more than MOST_LOST."""
         return self.difference > 0 and self.lower > -MOST_LOST
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Two kinds of student made alike and judged on the same holdout; `other` is `kept`, or `one` is.
+
+    Of each, in this order: the `rows` it learned to answer, its `steps`, and the mean `tokens` of an answer, which is
+    what serving pays.
+    """
+
+    one: str
+    other: str
+    seed: int
+    rows: tuple[int, int]
+    steps: tuple[int, int]
+    tokens: tuple[float, float]
+    compared: Compared
+    kept: bool
+
+
+def trial(one: Proposal, other: Proposal, seed: int) -> Trial:
+    """Two students' holdout answers compared, with raw confidences; `seed` is that of both, and of the resampling."""
+    sure = [[answer.confidence for answer in each.made.answers] for each in (one, other)]
+    compared = compare(one.verdicts, other.verdicts, seed, *sure)
+    return Trial(
+        one=one.kind.name,
+        other=other.kind.name,
+        seed=seed,
+        rows=(one.made.rows, other.made.rows),
+        steps=(one.made.facts["steps"], other.made.facts["steps"]),
+        tokens=(_tokens(one.made.answers), _tokens(other.made.answers)),
+        compared=compared,
+        kept=compared.better,
+    )
+
+
+def write(folder: Path, trials: Sequence[Trial]) -> None:
+    """Put the outcomes into a student's folder, as RESULT; nothing where there are none."""
+    if trials:
+        (folder / RESULT).write_text(json.dumps([asdict(one) for one in trials], indent=1) + "\n")
 
 
 def compare(
@@ -87,6 +132,10 @@ def compare(
         one_reliability=None if one_sure is None else reliability(one_sure, one),
         other_reliability=None if other_sure is None else reliability(other_sure, other),
     )
+
+
+def _tokens(answers: Sequence[Generated]) -> float:
+    return mean([len(answer.logprobs) for answer in answers])
 
 
 def _interval(difference: NDArray[np.float64], random: np.random.Generator) -> tuple[float, float]:

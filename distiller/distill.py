@@ -13,17 +13,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from distiller.ab import Trial, trial, write
 from distiller.adapter_student import ADAPTER, adapter_student, soft_student, threads
 from distiller.base import base_identity
 from distiller.bundle import Bundle, seal
 from distiller.dataset import Dataset, dataset
 from distiller.engines import SMALL, VLLM
+from distiller.explained_student import EXPLAINED, explained_student
+from distiller.explaining import with_rationales
 from distiller.generate import generate
 from distiller.proposal import Proposal, answered, card, mean, propose, report_data
 from distiller.recipes import Kind, Report
 from distiller.scoring import Score, scoring
 from distiller.settings import Settings
 from distiller.small_students import encoder_student, head_student
+from proxy.deployments import connect
 from proxy.errors import Refused, Unavailable
 from proxy.log import Log
 from router.calibration import Calibration
@@ -36,7 +40,7 @@ from router.registry import register
 # The cheapest to serve first.
 KINDS = (
     Kind("head", SMALL, head_student), Kind("encoder", SMALL, encoder_student), Kind(ADAPTER, VLLM, adapter_student),
-    Kind("soft", VLLM, soft_student),
+    Kind("soft", VLLM, soft_student, ADAPTER), Kind(EXPLAINED, VLLM, explained_student, ADAPTER),
 )  # fmt: skip
 
 # What one exchange costs at the teacher: unpriced as soon as one of them is.
@@ -57,7 +61,7 @@ SELECT (SELECT CASE WHEN count(usd) = count(*) THEN sum(usd) END FROM spend WHER
 class Tried:
     """One kind of student that was tried on the task; `why` it gave none, else its mean verdict and proposed coverage.
 
-    `score` and `coverage` are of the holdout, in [0, 1].
+    `score` and `coverage` are of the holdout, in [0, 1]. `ab` is how it did against the kind it is a way of making.
     """
 
     kind: str
@@ -65,6 +69,7 @@ class Tried:
     coverage: float | None = None
     seconds: float | None = None
     why: str = ""
+    ab: Trial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +109,14 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
     """Distill one student for `task`; Refused when there is too little to learn from, with how much is missing."""
     started = time.perf_counter()
     data = dataset(log, task, settings)
+    if settings.distiller.rationale_budget:
+        connect(settings.teacher)  # Nor to learn that there is no key to ask with.
     with scoring(log, settings, task, data.evaluator, data.declared) as score:
         score([answered(data.train[-1], data.train[-1].answer)])  # Nobody trains for an hour to learn that it raises.
         settings.students.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=settings.students))
         try:
-            best, tried = _best(data, settings, scratch, score, _plan(log, task, settings), on_progress)
+            best, tried = _best(log, data, settings, scratch, score, _plan(log, task, settings), on_progress)
             holdout = _controls(best, data, settings, score, on_progress)
             return _finish(log, settings, data, best, tried, holdout, started)
         finally:
@@ -117,28 +124,41 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
 
 
 def _best(
-    data: Dataset, settings: Settings, scratch: Path, score: Score, plan: Plan, on_progress: Report
+    log: Log, data: Dataset, settings: Settings, scratch: Path, score: Score, plan: Plan, on_progress: Report
 ) -> tuple[Proposal, list[Tried]]:
     """The student that would answer most, the cheapest of equals; Refused, with every reason, where there is none."""
-    options, proposals, tried = settings.distiller, [], []
+    options, proposals, tried, enough = settings.distiller, dict[str, Proposal](), list[Tried](), ""
     for kind in (one for one in KINDS if one.name in options.students):
+        if enough and kind.against != enough:
+            break
         folder = scratch / kind.name
         folder.mkdir()
         started = time.perf_counter()
         try:
-            one = propose(kind, data, settings, folder, score, plan, on_progress)
+            known = with_rationales(log, settings, data, on_progress) if kind.name == EXPLAINED else data
+            one = propose(kind, known, settings, folder, score, plan, on_progress)
         except (Refused, Unavailable) as error:
             if len(options.students) == 1:
                 raise
             tried.append(Tried(kind.name, why=str(error)))
             continue
-        proposals.append(one)
-        tried.append(Tried(kind.name, one.score, one.coverage, time.perf_counter() - started))
+        against = proposals.get(kind.against)
+        ab = trial(against, one, options.seed) if against else None
+        proposals[kind.name] = one
+        tried.append(Tried(kind.name, one.score, one.coverage, time.perf_counter() - started, ab=ab))
         if one.coverage >= options.enough_coverage:
-            break
+            enough = kind.against or kind.name
     if not proposals:
         raise Refused("; ".join(f"{one.kind}: {one.why}" for one in tried))
-    return max(proposals, key=lambda one: (one.coverage, one.score)), tried
+    return _winner(proposals, [one.ab for one in tried if one.ab]), tried
+
+
+def _winner(proposals: Mapping[str, Proposal], trials: Sequence[Trial]) -> Proposal:
+    """What lost an A/B is out, whatever it would cover; the winner has the outcome of each in its folder."""
+    lost = {one.one if one.kept else one.other for one in trials}
+    best = max((one for name, one in proposals.items() if name not in lost), key=lambda one: (one.coverage, one.score))
+    write(best.folder, trials)
+    return best
 
 
 def _finish(

@@ -1,4 +1,4 @@
-"""Owns what rationales become: rows to learn from, beside answers or in them; and which contradict their answer.
+"""Owns what rationales become: a second task beside the answers; and which of them contradict their answer.
 
 Must not know models, nor where a rationale was asked. As a second task (Hsieh et al. 2023, "Distilling Step-by-Step!")
 the same request with one line more in its instructions is answered by the rationale: what a student serves gets no
@@ -14,13 +14,10 @@ from itertools import takewhile
 from statistics import median
 from typing import Any
 
-from distiller.curate import Recorded
-from proxy.errors import BadInput
+from distiller.dataset import Dataset
 from router.evaluators import normalise
 from router.number_score import TOLERANCE, last_number
 
-NONE, SECOND, BEFORE = "none", "task", "before"
-"""No rationale is learned; a second task; reasoning in the answer, before what it comes to."""
 PREFIX = "Explain."
 LONG = 80  # characters of a usual text that reasons
 UNIQUE = 0.9  # share of these texts that stand once
@@ -28,12 +25,33 @@ MOST_OF_THEM = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """What a student is shown and should write; `aside` where it is a rationale as a task of its own, never served."""
+class Why:
+    """The rationales of a task's rows, by exchange, that do not contradict their answer, and how many do.
 
-    messages: list[dict[str, str]]
-    answer: str
-    aside: bool = False
+    `keys` are those of JSON answers they stand under; none where the teacher was asked.
+    """
+
+    texts: Mapping[str, str]
+    contradicting: int
+    keys: tuple[str, ...] = ()
+
+
+def whys(data: Dataset) -> Why:
+    """The rationales of the training rows: those in the answers where these have any, else those that were asked."""
+    keys = reasoning_keys([row.answer for row in data.train])
+    texts = {row.exchange_id: reasoning(row.answer, keys) for row in data.train} if keys else data.rationales
+    answers = {row.exchange_id: without(row.answer, keys) for row in data.train}
+    found = {name: text for name, text in texts.items() if text and name in answers}
+    aliases = data.declared.aliases
+    sound = {name: text for name, text in found.items() if not contradicts(text, answers[name], data.labels, aliases)}
+    return Why(sound, len(found) - len(sound), keys)
+
+
+def prefixed(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The same prompt, with one line more in its instructions: what is asked for is the rationale."""
+    first, *others = messages
+    lines = [PREFIX, *filter(None, [first["content"]])]
+    return [{**first, "content": "\n".join(lines)}, *(dict(other) for other in others)]
 
 
 def reasoning_keys(answers: Sequence[str]) -> tuple[str, ...]:
@@ -89,34 +107,6 @@ def contradicts(rationale: str, answer: str, labels: Collection[str], aliases: M
         return False
     # "20 %" and 20 are the same here: answers in a field of their own mostly leave the sign out.
     return not any(math.isclose(wanted, value, rel_tol=TOLERANCE) for value in (told.value, 100 * told.value))
-
-
-def explained(
-    rows: Sequence[Recorded],
-    asked: Sequence[list[dict[str, str]]],
-    rationales: Mapping[str, str],
-    how: str,
-    keys: Sequence[str] = (),
-) -> list[Lesson]:
-    """The rows as lessons, in their order; `asked` are their prompts, `rationales` by exchange, `keys` those of JSON.
-
-    With `keys`, all but BEFORE learn the answer `emptied` of them. BadInput for BEFORE without: what is served would
-    have to be cut.
-    """
-    if how not in (NONE, SECOND, BEFORE) or (how == BEFORE and not keys):
-        raise BadInput(f"a rationale cannot be learned as {how!r} here")
-    lessons = []
-    for row, messages in zip(rows, asked, strict=True):
-        lessons.append(Lesson(messages, row.answer if how == BEFORE or not keys else emptied(row.answer, keys)))
-        if how == SECOND and (why := rationales.get(row.exchange_id)):
-            lessons.append(Lesson(_prefixed(messages), why, aside=True))
-    return lessons
-
-
-def _prefixed(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    first, *others = messages
-    lines = [PREFIX, *filter(None, [first["content"]])]
-    return [{**first, "content": "\n".join(lines)}, *(dict(other) for other in others)]
 
 
 def _texts(objects: Sequence[Mapping[str, Any]], key: str) -> bool:

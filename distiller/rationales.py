@@ -186,14 +186,25 @@ class Asking:
         Refused for a model without a price where `wish` limits no number of questions.
         """
         due, known = self._due(rows, wish)
-        purse = self._purse(wish)
-        done = Asked(len(due) + known, known)
+        purse, done = self._purse(wish), Asked(len(due) + known, known)
         under_way: dict[asyncio.Task[Told], Question] = {}
+        try:
+            await self._run(due, purse, done, under_way, stop, on_progress)
+        except asyncio.CancelledError:  # Whatever they answer, nobody hears it; they are paid all the same.
+            for one in under_way.values():
+                self._log.transaction(partial(self._keep, one, _unheard(one, "nobody waited for the answer")))
+            raise
+        return done
+
+    async def _run(
+        self, due: Sequence[Question], purse: Purse, done: Asked, under_way: dict[asyncio.Task[Told], Question],
+        stop: asyncio.Event, on_progress: Callable[[int, int], None],
+    ) -> None:  # fmt: skip
         for one in due:
             while not stop.is_set() and not done.problems and not self._start(purse, one, under_way):
                 if not under_way:
                     done.ended = "budget" if purse.questions is None or purse.questions else "most"
-                    return done
+                    return
                 await self._settle(under_way, purse, done, on_progress)
             if stop.is_set() or done.problems:
                 break
@@ -203,7 +214,6 @@ class Asking:
             done.ended = done.problems[0]
         elif stop.is_set() and done.asked + done.declined < len(due):
             done.ended = "stopped"
-        return done
 
     def _due(self, rows: Sequence[Recorded], wish: Wish) -> tuple[list[Question], int]:
         wanted = chosen(rows, wish.share)
@@ -265,7 +275,7 @@ class Asking:
                 response.close()
         except OSError as error:
             if limit.expired() or isinstance(error, UpstreamBroke | UpstreamSilent):  # It had the question by then.
-                return Told(paid=True, usd=bound, problem=f"the teacher broke off: {error or 'no answer in time'}")
+                return _unheard(one, f"the teacher broke off: {error or 'no answer in time'}")
             return Told(problem=f"the teacher cannot be reached: {error or 'no connection in time'}")
         if response.status in _DECLINED:
             return Told(declined=True)
@@ -280,6 +290,11 @@ class Asking:
         usd = self._price(one.model, paid, said.cached_tokens, completion) if counted else None
         text = self._redactor.text(said.answer.strip()) if said.answer and said.answer.strip() else None
         return Told(text, said.finish_reason, True, bound if usd is None else usd, prompt, completion)
+
+
+def _unheard(one: Question, problem: str) -> Told:
+    """It was sent, and what it cost is not known: the most it can."""
+    return Told(paid=True, usd=None if one.nano is None else one.nano / NANO, problem=problem)
 
 
 def _drawn(row: Recorded, share: float) -> bool:

@@ -24,7 +24,7 @@ from router.evaluators import check_declared
 from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
-STUDENTS = ("head", "encoder", "adapter", "soft")  # The kinds there are, the cheapest to serve first.
+STUDENTS = ("head", "encoder", "adapter", "soft", "explained")  # The kinds there are, the cheapest to serve first.
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,9 @@ class DistillerSettings:
     """`[distiller]`: which students are tried, from what they grow, and when.
 
     Empty `schedule` and zero `new_exchanges` mean by hand only. Of `students`, the kinds that are tried, none is after
-    one that would answer the share `enough_coverage` of the task's exchanges.
+    one that would answer the share `enough_coverage` of the task's exchanges, but those that are tried against it.
+    `rationale_budget` is what the teacher may be paid for rationales, in US dollars for a task in all, 0 for none; it
+    is asked about `rationale_share` of the exchanges to learn from.
     """
 
     students: tuple[str, ...] = ("head", "encoder", "adapter", "soft")
@@ -55,6 +57,8 @@ class DistillerSettings:
     layers: int = 0
     seed: int = 0
     threads: int = 0
+    rationale_budget: float = 0.0
+    rationale_share: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +193,7 @@ def _check(settings: Settings) -> None:
     if settings.judge.concurrency < 1 or settings.judge.timeout <= 0:
         raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
     _check_students(settings.distiller)
+    _check_rationales(settings.distiller, settings.teacher)
     if settings.distiller.rank > settings.serving.max_lora_rank:
         raise BadInput(
             f"distiller.rank = {settings.distiller.rank} needs serving.max_lora_rank to be at least that, "
@@ -209,6 +214,17 @@ def _check_students(distiller: DistillerSettings) -> None:
         raise BadInput(f"distiller.students must name some of {', '.join(STUDENTS)}, not {list(distiller.students)}")
     if not 0 < distiller.enough_coverage <= 1:
         raise BadInput(f"distiller.enough_coverage is a share above 0, such as 0.8, not {distiller.enough_coverage}")
+
+
+def _check_rationales(distiller: DistillerSettings, teacher: TeacherSettings) -> None:
+    if not 0 <= distiller.rationale_budget < math.inf:
+        raise BadInput(f"distiller.rationale_budget is US dollars, 0 or more, not {distiller.rationale_budget}")
+    if not 0 < distiller.rationale_share <= 1:
+        raise BadInput(f"distiller.rationale_share is a share above 0, such as 0.2, not {distiller.rationale_share}")
+    if distiller.rationale_budget and "explained" not in distiller.students:
+        raise BadInput('distiller.rationale_budget is for students that learn rationales: add "explained" to students')
+    if distiller.rationale_budget and not teacher.key_env:
+        raise BadInput("distiller.rationale_budget needs teacher.key_env: rationales are asked for with our own key")
 
 
 def _check_router(router: RouterSettings) -> None:

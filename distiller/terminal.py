@@ -229,17 +229,6 @@ def explaining_summary(done: Any) -> None:
     )
 
 
-def trial_line(trial: Any) -> str:
-    """One A/B of rationales in a sentence."""
-    found, how = trial.compared, {"task": "as a second task", "before": "before the answer"}[trial.how]
-    return (
-        f"rationales {how}: {'kept' if trial.keep else 'off'}; agreement {found.other:.3f} with and {found.one:.3f} "
-        f"without, {found.difference:+.3f} ({found.lower:+.3f} to {found.upper:+.3f}), p = {found.p:.3f}, on {found.n} "
-        f"rows; {trial.rationales} rationales, {trial.contradicting} contradict; "
-        f"{trial.tokens[1]:.0f} tokens an answer instead of {trial.tokens[0]:.0f}"
-    )
-
-
 def lineage_summary(found: Any) -> None:
     """`stillroom lineage`."""
     named = len(found.trained) + len(found.judged)
@@ -274,7 +263,17 @@ def _speed(trained: Mapping[str, Any]) -> str:
 def _tried(one: Any) -> str:
     if one.why:
         return f"  {one.kind}: none, {one.why}\n"
-    return f"  {one.kind}: agreement {one.score:.3f}, would answer {one.coverage:.0%}, {one.seconds:.0f} s\n"
+    line = f"  {one.kind}: agreement {one.score:.3f}, would answer {one.coverage:.0%}, {one.seconds:.0f} s\n"
+    return line + (_ab(one.ab) if one.ab else "")
+
+
+def _ab(trial: Any) -> str:
+    found, said = trial.compared, "kept" if trial.kept else "dropped"
+    return (
+        f"    {said}: {found.difference:+.3f} against {trial.one} ({found.lower:+.3f} to "
+        f"{found.upper:+.3f}), p = {found.p:.3f}; calibration error {found.other_reliability.ece:.3f} against "
+        f"{found.one_reliability.ece:.3f}; {trial.tokens[1]:.0f} tokens an answer against {trial.tokens[0]:.0f}\n"
+    )
 
 
 def untuned(holdout: Any) -> str:

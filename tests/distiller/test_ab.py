@@ -1,10 +1,14 @@
+import json
 import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distiller.ab import MOST_LOST, compare
+from distiller.ab import MOST_LOST, RESULT, compare, trial, write
 from proxy.errors import BadInput
 
 SHARES = st.floats(0, 1).map(lambda value: round(value, 3))
@@ -83,3 +87,26 @@ def test_confidences_give_calibration_of_both() -> None:
 def test_what_cannot_be_paired_is_refused(one: list[float], other: list[float]) -> None:
     with pytest.raises(BadInput):
         compare(one, other, 0)
+
+
+def proposal(name: str, verdicts: list[float], sure: float, tokens: int) -> Any:
+    answers = [SimpleNamespace(confidence=sure, logprobs=(0.0,) * tokens) for _ in verdicts]
+    made = SimpleNamespace(answers=answers, rows=300, facts={"steps": 40})
+    return SimpleNamespace(kind=SimpleNamespace(name=name), verdicts=verdicts, made=made)
+
+
+def test_the_outcome_is_a_file_that_says_what_both_were_and_who_stays(tmp_path: Path) -> None:
+    one, other = binary(100, 40, 2, 58)
+    found = trial(proposal("adapter", one, 0.5, 3), proposal("soft", other, 0.7, 4), 1)
+    assert (found.rows, found.steps, found.tokens, found.kept) == ((300, 300), (40, 40), (3.0, 4.0), True)
+    assert found.compared == compare(one, other, 1, [0.5] * 200, [0.7] * 200)
+    back = trial(proposal("soft", other, 0.7, 4), proposal("adapter", one, 0.5, 3), 1)
+    assert not back.kept
+    write(tmp_path, [])
+    assert not (tmp_path / RESULT).exists()
+    write(tmp_path, [found, back])
+    told = json.loads((tmp_path / RESULT).read_text())
+    assert [(each["one"], each["other"], each["kept"]) for each in told] == [
+        ("adapter", "soft", True), ("soft", "adapter", False),
+    ]  # fmt: skip
+    assert told[0]["compared"]["other_reliability"]["ece"] == pytest.approx(0.0)

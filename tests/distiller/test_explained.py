@@ -6,19 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distiller.curate import Recorded
-from distiller.explained import (
-    BEFORE,
-    NONE,
-    PREFIX,
-    SECOND,
-    contradicts,
-    emptied,
-    explained,
-    reasoning,
-    reasoning_keys,
-    without,
-)
-from proxy.errors import BadInput
+from distiller.dataset import Dataset
+from distiller.explained import PREFIX, contradicts, emptied, prefixed, reasoning, reasoning_keys, whys, without
+from router.settings import TaskSettings
 
 LABELS = ("bug", "feature", "card arrival", "card")
 
@@ -102,34 +92,29 @@ def test_naming_the_answer_never_contradicts_it(label: str, more: str) -> None:
     assert not contradicts(f"{label}. {more}", label, LABELS, {})
 
 
-def test_a_second_task_leaves_every_answer_as_it_was() -> None:
-    rows, asked = [row("a", "bug"), row("b", "feature")], [_asked("", "x"), _asked("Today is Monday.", "y")]
-    plain = explained(rows, asked, {"b": "It is new.", "c": "Nobody's."}, NONE)
-    both = explained(rows, asked, {"b": "It is new.", "c": "Nobody's."}, SECOND)
-    assert [one for one in both if not one.aside] == plain
-    (aside,) = [one for one in both if one.aside]
-    assert aside.answer == "It is new."
-    assert aside.messages == _asked(f"{PREFIX}\nToday is Monday.", "y")
-    assert asked[1] == _asked("Today is Monday.", "y")
-    assert explained(rows, asked, {"a": "w"}, SECOND)[1].messages == _asked(PREFIX, "x")
+def of_rows(rows: list[Recorded], rationales: dict[str, str], labels: tuple[str, ...] = ()) -> Dataset:
+    return Dataset(
+        "t", 1, 0, {}, rows, [], frozenset(), "label" if labels else "json", TaskSettings(), labels, rationales
+    )
 
 
-def test_reasoning_in_answers_is_learned_in_them_or_beside_them_or_not() -> None:
-    rows, asked, whys = [row("a", worked(4))], [_asked("", "x")], {"a": "3 * 4 = 12."}
-    assert [one.answer for one in explained(rows, asked, whys, BEFORE, ["reasoning"])] == [worked(4)]
-    assert [one.answer for one in explained(rows, asked, whys, NONE, ["reasoning"])] == [
-        '{"reasoning": "", "answer": "12"}'
-    ]
-    assert [one.answer for one in explained(rows, asked, whys, SECOND, ["reasoning"])] == [
-        '{"reasoning": "", "answer": "12"}',
-        "3 * 4 = 12.",
-    ]
+def test_what_contradicts_its_answer_is_counted_and_no_reason() -> None:
+    rows = [row("a", "bug"), row("b", "feature"), row("c", "bug")]
+    told = {"a": "It crashes: a bug.", "b": "So it is a bug.", "d": "Of a row there is not.", "c": ""}
+    found = whys(of_rows(rows, told, ("bug", "feature")))
+    assert (found.texts, found.contradicting, found.keys) == ({"a": "It crashes: a bug."}, 1, ())
 
 
-@pytest.mark.parametrize("how", [BEFORE, "after"])
-def test_what_could_not_be_served_is_refused(how: str) -> None:
-    with pytest.raises(BadInput):
-        explained([], [], {}, how)
+def test_reasons_in_the_answers_go_before_what_was_asked_for() -> None:
+    rows = [*(row(f"r{number}", worked(number)) for number in range(1, 40)), row("odd", worked(4, "13"))]
+    found = whys(of_rows(rows, {"r1": "asked"}))
+    assert (len(found.texts), found.contradicting, found.keys) == (39, 1, ("reasoning",))
+    assert found.texts["r4"].endswith("3 * 4 = 12.")
+
+
+def test_the_second_task_is_the_same_prompt_with_a_line_before_it() -> None:
+    assert prefixed(_asked("Today is Monday.", "y")) == _asked(f"{PREFIX}\nToday is Monday.", "y")
+    assert prefixed(_asked("", "x")) == _asked(PREFIX, "x")
 
 
 def _asked(system: str, text: str) -> list[dict[str, str]]:

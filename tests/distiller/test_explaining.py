@@ -3,12 +3,14 @@ import json
 import os
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distiller.explaining import Explaining, explain
+from distiller.dataset import dataset
+from distiller.explaining import Explaining, explain, with_rationales
 from distiller.rationales import Wish
 from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput
@@ -65,6 +67,36 @@ def test_answers_that_reason_themselves_cost_nothing(tmp_path: Path, monkeypatch
         insert(log, [f"lamp {number}"], json.dumps({"reasoning": why, "answer": "stop"}))
     assert asked(log, tutor).keys == ("reasoning",)
     assert tutor.asked == []
+
+
+def test_before_students_learn_rationales_are_asked_for_within_the_budget_of_the_settings(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTOR_KEY", "sk-ours")
+    tutor = Tutor(text="The lamp says stop.")
+    options = DistillerSettings(min_exchanges=20, holdout=10, students=("explained",), rationale_share=1.0)
+    with serving(tutor.app()) as url:
+        settings = Settings(teacher=TeacherSettings(url=url, key_env="TUTOR_KEY"), money=PRICES, distiller=options)
+        data = dataset(log, TASK, settings)
+        assert with_rationales(log, settings, data, lambda *_: None).rationales == {}
+        assert tutor.asked == []  # No budget, no question.
+        paid = replace(settings, distiller=replace(options, rationale_budget=5.0))
+        told = with_rationales(log, paid, data, lambda *_: None)
+    assert told.rationales == {row.exchange_id: "The lamp says stop." for row in data.train}
+    assert len(tutor.asked) == len(data.train) == 50
+    assert with_rationales(log, settings, data, lambda *_: None).rationales == told.rationales
+
+
+def test_a_teacher_that_fails_leaves_what_there_is(
+    log: Log, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TUTOR_KEY", "sk-ours")
+    options = DistillerSettings(min_exchanges=20, holdout=10, rationale_budget=5.0, rationale_share=1.0)
+    with serving(Tutor(fails_at=3).app()) as url:
+        settings = Settings(teacher=TeacherSettings(url=url, key_env="TUTOR_KEY"), money=PRICES, distiller=options)
+        told = with_rationales(log, settings, dataset(log, TASK, settings), lambda *_: None)
+    assert len(told.rationales) == 3
+    assert "not every rationale was told: the teacher answered with status 503" in caplog.text
 
 
 def test_without_a_key_of_ours_nobody_is_asked(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distiller.curate import Recorded
-from distiller.rationales import HOPELESS, LONGEST, QUESTION, Asked, Asking, Purse, Wish, chosen, kept, question
+from distiller.rationales import (
+    AT_ONCE,
+    HOPELESS,
+    LONGEST,
+    QUESTION,
+    Asked,
+    Asking,
+    Purse,
+    Wish,
+    chosen,
+    kept,
+    question,
+)
 from proxy.costs import Sizes
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
@@ -174,6 +186,28 @@ def test_a_stop_keeps_what_was_under_way_and_the_next_run_goes_on(log: Log) -> N
     assert 3 <= done.kept == len(tutor.asked) == len(charged(log)) < 12
     assert ask(log, tutor, rows, Wish(100.0, 1.0)).ended == "done"
     assert len(tutor.asked) == 12
+
+
+def test_questions_nobody_waits_for_any_more_are_charged_at_their_bound(log: Log) -> None:
+    rows, tutor = recorded(log, 9), Tutor(delay=60.0)
+
+    async def run(url: str) -> None:
+        teacher = Teacher(TeacherSettings(url=url))
+        asking = Asking(log, TASK, teacher, PRICE, sizes, Redactor(Redaction()))
+        running = asyncio.ensure_future(asking.run(rows, Wish(100.0, 1.0), asyncio.Event(), lambda *_: None))
+        while len(tutor.asked) < AT_ONCE:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        teacher.close()
+
+    with serving(tutor.app()) as url:
+        asyncio.run(run(url))
+    bounds = {one.exchange_id: question(one, PRICE, sizes).nano for one in rows}
+    assert len(charged(log)) == AT_ONCE
+    assert all(usd == pytest.approx((bounds[name] or 0) / 1e9) for name, usd, *_ in charged(log))
+    assert kept(log, list(bounds)) == {}
 
 
 def test_a_teacher_that_goes_away_ends_the_run_and_costs_nothing(log: Log) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from distiller.ab import Trial, compare
 from distiller.distill import Tried
 from distiller.erase import Erased, Learned
 from distiller.explaining import Explaining
@@ -33,6 +34,7 @@ from router.gold_file import Imported
 from router.golden import Golden
 from router.ledger import Report, TaskLine
 
+AGAINST = compare([1.0, 1.0], [1.0, 1.0], 0, [0.8, 0.8], [0.9, 0.9])
 LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3, 0.35, 0.4)
 
 
@@ -169,7 +171,10 @@ def distilled(threshold: Threshold | None, calibration: Calibration, **card: Any
         fresh=True, read=500, snapshot=3,
         dropped={"error": 2}, trained_rows=300, evaluator="label", threshold=threshold, calibration=calibration,
         kind="adapter", trained={"seconds": 10.0, "tokens": 5000, "first_loss": 2.0, "last_loss": 0.1},
-        tried=(Tried("head", why="not for json"), Tried("encoder", 0.5, 0.1, 3.0), Tried("adapter", 0.9, 0.8, 10.0)),
+        tried=(
+            Tried("head", why="not for json"), Tried("encoder", 0.5, 0.1, 3.0), Tried("adapter", 0.9, 0.8, 10.0),
+            Tried("soft", 0.9, 0.8, 11.0, ab=Trial("adapter", "soft", 0, (9, 9), (3, 3), (2.0, 2.0), AGAINST, False)),
+        ),
         holdout=SimpleNamespace(rows=100, student=0.9, base=0.1, base_rows=8, majority=0.3),
     )  # fmt: skip
 
@@ -185,6 +190,8 @@ def test_a_distillation_says_what_it_proposes_and_how_calibrated_it_is(
         shown = capsys.readouterr().out
         assert f"expected net saving {saving}; later exchanges have to prove it" in shown
         assert "head: none, not for json\n  encoder: agreement 0.500, would answer 10%, 3 s\n" in shown
+        assert "11 s\n    dropped: +0.000 against adapter (-0.5" in shown
+        assert "p = 1.000; calibration error 0.100 against 0.200; 2 tokens an answer against 2\n" in shown
         assert "adapter, trained on 300 rows in 10 s (500 tokens/s), loss 2.000 -> 0.100\n" in shown
         assert "student 0.900, untuned base 0.100 (8 rows), always the most common answer 0.300" in shown
         assert "calibration error (ECE) 0.100 -> 0.000, Brier score 0.010 -> 0.000" in shown

@@ -20,8 +20,11 @@ def rows(answers: dict[str, str]) -> list[Row]:
 def test_reasons_are_left_out_learned_beside_or_before_and_each_is_a_line(tmp_path: Path) -> None:
     given = toy_settings(tmp_path)
     settings = replace(given, distiller=replace(given.distiller, epochs=1, max_tokens=256))
-    why = "lamp N is of a colour and whoever comes to a lamp of a colour knows what is to be done at that one: go"
-    worked = {colour: json.dumps({"reasoning": why, "answer": answer}) for colour, answer in ANSWERS.items()}
+    why = "lamp N is COLOUR and whoever comes to a lamp that is COLOUR knows what is to be done at that one: go on"
+    worked = {
+        colour: json.dumps({"reasoning": why.replace("COLOUR", colour), "answer": answer})
+        for colour, answer in ANSWERS.items()
+    }
     cells = [line.strip("| ").split(" | ") for line in lines("toy", rows(worked), settings)]
     assert [one[1] for one in cells] == ["without", "beside", "before"]
     assert len({one[6] for one in cells}) == len({one[5] for one in cells}) == 1  # Steps and rows are the same.

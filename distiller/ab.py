@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 from distiller.generate import Generated
 from distiller.proposal import Proposal, mean
 from proxy.errors import BadInput
-from router.calibration import Reliability, reliability
+from router.calibration import Reliability, calibrated_elsewhere, reliability
 
 RESULT = "ab.json"
 CONFIDENCE = 0.95
@@ -35,7 +35,9 @@ class Compared:
     """Two students on the same `n` questions; means of verdicts in [0, 1], `difference` is other - one.
 
     `lower` and `upper` bound it at CONFIDENCE, two-sided. `won` and `lost` count the questions on which the other is
-    better and worse. `p` is two-sided. Reliabilities are None without confidences.
+    better and worse. `p` is two-sided. Reliabilities, of the confidences as they are, are None without any. So is
+    `error`, (other - one, lower, upper) of the mean squared distance from verdict to confidence, calibrated on the other
+    half of the questions: below 0 the other knows better when it is right, which is what it is let answer by.
     """
 
     n: int
@@ -50,11 +52,17 @@ class Compared:
     test: str
     one_reliability: Reliability | None
     other_reliability: Reliability | None
+    error: tuple[float, float, float] | None
 
     @property
     def better(self) -> bool:
-        """Whether to keep the other: better on average, and by its bound not worse by more than MOST_LOST."""
-        return self.difference > 0 and self.lower > -MOST_LOST
+        """Whether to keep the other: better on average, and by its bound not worse by more than MOST_LOST.
+
+        Or no worse on average, and by the bound of its error surer of what is right.
+        """
+        if self.difference > 0 and self.lower > -MOST_LOST:
+            return True
+        return self.difference >= 0 and self.error is not None and self.error[2] < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,8 @@ def compare(
     random = np.random.default_rng(seed)
     lower, upper = _interval(difference, random)
     p, test = _test(difference, random)
+    errors = [_errors(sure, each) for sure, each in ((one_sure, one), (other_sure, other)) if sure is not None]
+    error = errors[1] - errors[0] if len(errors) == 2 else None
     return Compared(
         n=len(one),
         one=float(verdicts[0].mean()),
@@ -131,11 +141,17 @@ def compare(
         test=test,
         one_reliability=None if one_sure is None else reliability(one_sure, one),
         other_reliability=None if other_sure is None else reliability(other_sure, other),
+        error=None if error is None else (float(error.mean()), *_interval(error, random)),
     )
 
 
 def _tokens(answers: Sequence[Generated]) -> float:
     return mean([len(answer.logprobs) for answer in answers])
+
+
+def _errors(sure: Sequence[float], verdicts: Sequence[float]) -> NDArray[np.float64]:
+    distances: NDArray[np.float64] = np.subtract(calibrated_elsewhere(sure, verdicts), verdicts)
+    return distances**2
 
 
 def _interval(difference: NDArray[np.float64], random: np.random.Generator) -> tuple[float, float]:

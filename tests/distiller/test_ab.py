@@ -83,6 +83,26 @@ def test_confidences_give_calibration_of_both() -> None:
     assert found.other_reliability.brier == pytest.approx(0.25)
 
 
+def test_of_two_that_are_right_as_often_the_one_that_knows_when_is_kept() -> None:
+    verdicts = [1.0, 1.0, 0.0, 1.0] * 50
+    knows = [0.9 if verdict else 0.2 for verdict in verdicts]
+    there, back = (compare(verdicts, verdicts, 0, *sure) for sure in (([0.8] * 200, knows), (knows, [0.8] * 200)))
+    assert (there.p, there.better, back.better) == (1.0, True, False)
+    assert there.error is not None
+    assert there.error[0] == pytest.approx(-0.75 * 0.25, abs=0.01)  # What a constant 0.75 is wrong by.
+    assert there.error[1] < there.error[0] < there.error[2] < 0
+    # What calibration takes out is no difference.
+    assert not compare(verdicts, verdicts, 0, [sure / 2 for sure in knows], knows).better
+
+
+def test_one_that_is_wrong_more_often_is_not_kept_for_knowing_it() -> None:
+    one, other = [1.0, 0.0, 1.0, 1.0] * 50, [1.0, 0.0, 0.0, 1.0] * 50
+    found = compare(one, other, 0, [0.8] * 200, [0.9 if verdict else 0.1 for verdict in other])
+    assert found.error is not None
+    assert found.error[2] < 0
+    assert not found.better
+
+
 @pytest.mark.parametrize(("one", "other"), [([], []), ([1.0], [1.0, 0.0]), ([1.5], [0.0])])
 def test_what_cannot_be_paired_is_refused(one: list[float], other: list[float]) -> None:
     with pytest.raises(BadInput):

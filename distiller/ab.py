@@ -36,8 +36,8 @@ class Compared:
 
     `lower` and `upper` bound it at CONFIDENCE, two-sided. `won` and `lost` count the questions on which the other is
     better and worse. `p` is two-sided. Reliabilities, of the confidences as they are, are None without any. So is
-    `error`, (other - one, lower, upper) of the mean squared distance from verdict to confidence, calibrated on the other
-    half of the questions: below 0 the other knows better when it is right, which is what it is let answer by.
+    `error`, (other - one, lower, upper) of the mean squared distance from verdict to confidence, as calibrated on the
+    other half of the questions: below 0 the other knows better when it is right, which is what it is let answer by.
     """
 
     n: int

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint install clean
 .PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
-.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-trl bench-export
+.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-trl bench-export bench-ab
 
 install: $(VENV)/.ready
 
@@ -82,6 +82,11 @@ bench-held: install
 # tests/bench/distill.py.
 bench-distill: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.distill --data $(DATA) $(BENCH)
+
+# DATA=FOLDER of recorded sets: students with and without the teacher's reasons. BENCH=--quick takes under 8 minutes; see
+# tests/bench/ab.py.
+bench-ab: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.ab --data $(DATA) $(BENCH)
 
 # Our trainer against TRL's, which is fetched for it; about 10 minutes. DATA=FOLDER of recorded sets; else made-up rows.
 bench-trl: install

@@ -253,6 +253,23 @@ def distill(arguments: argparse.Namespace) -> int:
     return show(arguments, done, distilled_summary)
 
 
+def explain(arguments: argparse.Namespace) -> int:
+    """Ask the teacher why it answered as it did, for students to learn from."""
+    import asyncio
+
+    from distiller.explaining import explain as run
+    from distiller.rationales import Wish
+    from distiller.terminal import explaining_summary, progress
+
+    settings = load_settings(arguments.config)
+    wish = Wish(arguments.budget, arguments.share, arguments.most)
+    log = opened_log(settings)
+    with progress(quiet=arguments.json) as on_progress:
+        done = asyncio.run(_until_signal(lambda stop: run(log, settings, arguments.task, wish, stop, on_progress)))
+    show(arguments, done, explaining_summary)
+    return 1 if done.asked.problems else 0
+
+
 def lineage(arguments: argparse.Namespace) -> int:
     """Trace a student back to the exchanges it learned from, and make it again from them."""
     _wait_politely()
@@ -314,20 +331,20 @@ def _wait_politely() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # Libraries' own bars would break into ours.
 
 
-async def _until_signal(work: Callable[[Any], Any]) -> None:
+async def _until_signal(work: Callable[[Any], Any]) -> Any:
     import asyncio
 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await work(stop)
+    return await work(stop)
 
 
 COMMANDS: Mapping[str, Command] = {
     command.__name__.replace("_", "-"): command
     for command in (
-        serve, worker, controller, demo, tasks, forecast, distill, lineage, certificate, verify, promote, rollback,
-        freeze, rivals, gold, export, edge, keys, erase, status, report, sql, replay_teacher, doctor,
+        serve, worker, controller, demo, tasks, forecast, explain, distill, lineage, certificate, verify, promote,
+        rollback, freeze, rivals, gold, export, edge, keys, erase, status, report, sql, replay_teacher, doctor,
     )
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -31,8 +31,8 @@ ADAPTER = "adapter"
 
 def adapter_student(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
     """Train an adapter into `folder`/adapter; Refused where no row fits into the limits."""
-    base, rows, left_out = _rows(data, settings, on_progress)
-    return _trained(base, [row for row, _ in rows], left_out, data, settings, folder, on_progress)
+    base, rows, left_out = fitting_rows(data, settings, on_progress)
+    return trained_adapter(base, [row for row, _ in rows], left_out, data, settings, folder, on_progress)
 
 
 def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
@@ -40,7 +40,7 @@ def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: R
 
     Writes `projection_report.json`. Refused where none were recorded.
     """
-    base, rows, left_out = _rows(data, settings, on_progress)
+    base, rows, left_out = fitting_rows(data, settings, on_progress)
     if not any(source.logprobs for _, source in rows):
         raise Refused("no log-probabilities of the teacher were recorded; teacher.logprobs_share asks for them")
     tokens = TokenBytes(AutoTokenizer.from_pretrained(base).backend_tokenizer)
@@ -52,15 +52,20 @@ def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: R
         softened.append(soft)
         projections.append(projection)
     (folder / "projection_report.json").write_text(json.dumps(asdict(report(projections)), indent=1))
-    return _trained(base, softened, left_out, data, settings, folder, on_progress)
+    return trained_adapter(base, softened, left_out, data, settings, folder, on_progress)
 
 
-def _trained(
+def trained_adapter(
     base: Path, encoded: Sequence[Encoded], left_out: Counter[str], data: Dataset, settings: Settings, folder: Path,
-    on_progress: Report,
+    on_progress: Report, aside: Sequence[Encoded] = (), steps: int = 0,
 ) -> Made:  # fmt: skip
+    """Train on `encoded`, which is what is served, and on what is learned `aside`; then answer the holdout.
+
+    In so many `steps`, or (0) as many as the settings' epochs take.
+    """
     options, adapter = settings.distiller, folder / ADAPTER
-    trained = train(base, encoded, _train_settings(options), adapter, lambda i, n, _: on_progress("training", i, n))
+    given = replace(train_settings(options), steps=steps)
+    trained = train(base, [*encoded, *aside], given, adapter, lambda i, n, _: on_progress("training", i, n))
     limit = _answer_limit(encoded)
     answers = generate(
         base, adapter, data.asked(data.holdout), limit, threads(options), lambda i, n: on_progress("holdout", i, n)
@@ -75,7 +80,7 @@ def threads(options: DistillerSettings) -> int:
     return options.threads or os.cpu_count() or 1
 
 
-def _rows(
+def fitting_rows(
     data: Dataset, settings: Settings, on_progress: Report
 ) -> tuple[Path, list[tuple[Encoded, Recorded]], Counter[str]]:
     """The base model, the newest rows that fit into the limits as token ids, oldest first, and why others do not."""
@@ -104,7 +109,8 @@ def _rows(
     return base, encoded[::-1], left_out
 
 
-def _train_settings(options: DistillerSettings) -> TrainSettings:
+def train_settings(options: DistillerSettings) -> TrainSettings:
+    """How an adapter is trained by these settings."""
     return TrainSettings(
         epochs=options.epochs,
         learning_rate=options.learning_rate,

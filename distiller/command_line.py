@@ -50,6 +50,12 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
             made.add_argument("--output", type=Path, metavar="FILE", help="write the JSON here")
             made.add_argument("--html", type=Path, metavar="FILE", help="write a page for reading here")
             made.add_argument("--without-examples", action="store_true", help="quote no recorded traffic")
+    made = add("explain", "stillroom explain triage-support-tickets-1f3a9c2e --budget 2.50", shared, scripted)
+    made.add_argument("task", metavar="TASK", help="a name from `stillroom tasks`")
+    in_all = "in all for this task, earlier runs included"
+    made.add_argument("--budget", type=float, required=True, metavar="USD", help=f"US dollars, {in_all}")
+    made.add_argument("--share", type=float, default=0.2, help="of the exchanges to learn from (default: 0.2)")
+    made.add_argument("--most", type=int, metavar="N", help=f"questions, {in_all}; needed for a model without a price")
     made = add("lineage", "stillroom lineage student-3fa9c2e81b07 --rebuild", shared, scripted)
     made.add_argument("student", metavar="STUDENT", help="a name from `stillroom status`")
     made.add_argument("--rebuild", action="store_true", help="train it again from its exchanges and compare every file")

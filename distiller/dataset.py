@@ -7,7 +7,7 @@ as the log still holds them.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from distiller.curate import Curation, Recorded, Split, curate, split
@@ -34,7 +34,8 @@ class Dataset:
     """Rows to learn from and later ones that judge, both in order of time, and what follows from the former.
 
     `static` are hashes of the instruction lines a student need not read (`router.prompt`), `labels` the normalised
-    labels of a closed set, where the evaluator is for labels.
+    labels of a closed set, where the evaluator is for labels. `rationales` say why training rows were answered as they
+    were, by exchange; nobody looks for them unless they are wanted.
     """
 
     task: str
@@ -47,6 +48,7 @@ class Dataset:
     evaluator: str
     declared: TaskSettings
     labels: tuple[str, ...]
+    rationales: Mapping[str, str] = field(default_factory=dict)
 
     def asked(self, rows: Sequence[Recorded]) -> list[list[dict[str, str]]]:
         """The rows' prompts as the student is shown them."""

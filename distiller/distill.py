@@ -4,29 +4,29 @@ Reads like the recipe it is. The student is registered at stage shadow and nothi
 later, on exchanges it never saw. Must not know how students are trained or served.
 """
 
-import math
 import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from distiller.adapter_student import ADAPTER, adapter_student, soft_student, threads
+from distiller.adapter_student import threads
 from distiller.base import base_identity
 from distiller.bundle import Bundle, seal
 from distiller.dataset import Dataset, dataset
-from distiller.engines import SMALL, VLLM
+from distiller.engines import VLLM
+from distiller.explained_student import EXPLAINED
+from distiller.explaining import with_rationales
 from distiller.generate import generate
 from distiller.proposal import Proposal, answered, card, mean, propose, report_data
-from distiller.recipes import Kind, Report
+from distiller.recipes import Report
 from distiller.scoring import Score, scoring
-from distiller.settings import DistillerSettings, Settings
-from distiller.small_students import encoder_student, head_student
-from proxy.errors import Refused, Unavailable
+from distiller.settings import Settings
+from distiller.tries import Tried, Try, best
+from proxy.deployments import connect
 from proxy.log import Log
 from router.calibration import Calibration
 from router.coverage import Plan, Threshold
@@ -34,12 +34,6 @@ from router.evaluators import JUDGE
 from router.ledger import charge
 from router.prompt import student_messages
 from router.registry import register
-
-# The cheapest to serve first.
-KINDS = (
-    Kind("head", SMALL, head_student), Kind("encoder", SMALL, encoder_student), Kind(ADAPTER, VLLM, adapter_student),
-    Kind("soft", VLLM, soft_student),
-)  # fmt: skip
 
 # What one exchange costs at the teacher: unpriced as soon as one of them is.
 _WORTH = """
@@ -53,22 +47,6 @@ SELECT (SELECT CASE WHEN count(usd) = count(*) THEN sum(usd) END FROM spend WHER
        / nullif((SELECT count(*) FROM exchanges WHERE served_by NOT IN ('teacher', 'stillroom')
                AND served_by NOT IN (SELECT id FROM candidates WHERE kind = 'hosted')), 0)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """One student that was tried on the task; `why` it gave none, else its mean verdict and proposed coverage.
-
-    `score` and `coverage` are of the holdout, in [0, 1]; `base` and `rank` are those of a language model.
-    """
-
-    kind: str
-    score: float | None = None
-    coverage: float | None = None
-    seconds: float | None = None
-    why: str = ""
-    base: str | None = None
-    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,79 +86,42 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
     """Distill one student for `task`; Refused when there is too little to learn from, with how much is missing."""
     started = time.perf_counter()
     data = dataset(log, task, settings)
+    if settings.distiller.rationale_budget:
+        connect(settings.teacher)  # Nor to learn that there is no key to ask with.
     with scoring(log, settings, task, data.evaluator, data.declared) as score:
         score([answered(data.train[-1], data.train[-1].answer)])  # Nobody trains for an hour to learn that it raises.
+        plan = _plan(log, task, settings)
+
+        def make(one: Try, folder: Path) -> Proposal:
+            known = with_rationales(log, settings, data, on_progress) if one.kind.name == EXPLAINED else data
+            return propose(one.kind, known, replace(settings, distiller=one.options), folder, score, plan, on_progress)
+
         settings.students.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=settings.students))
         try:
-            best, tried = _best(data, settings, scratch, score, _plan(log, task, settings), on_progress)
-            holdout = _controls(best, data, settings, score, on_progress)
-            return _finish(log, settings, data, best, tried, holdout, started)
+            chosen, tried = best(settings.distiller, scratch, make)
+            holdout = _controls(chosen, data, settings, score, on_progress)
+            return _finish(log, settings, data, chosen, tried, holdout, started)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def tries(options: DistillerSettings) -> list[tuple[Kind, DistillerSettings]]:
-    """What is tried, the cheapest to serve first, each with the settings it can be made again with.
-
-    A kind that grows from a language model is tried with every base and rank that was named.
-    """
-    found = []
-    for kind in (one for one in KINDS if one.name in options.students):
-        if kind.engine != VLLM:
-            found.append((kind, options))
-            continue
-        for base, rank in product((options.base, *options.bases), (options.rank, *options.ranks)):
-            found.append((kind, replace(options, base=base, rank=rank, bases=(), ranks=())))
-    return found
-
-
-def _best(
-    data: Dataset, settings: Settings, scratch: Path, score: Score, plan: Plan, on_progress: Report
-) -> tuple[Proposal, list[Tried]]:
-    """The student that would answer most, the cheapest of equals; Refused, with every reason, where there is none."""
-    proposals, tried, all_of_them = [], [], tries(settings.distiller)
-    ends = time.perf_counter() + (settings.distiller.hours * 3600 or math.inf)
-    for number, (kind, options) in enumerate(all_of_them):
-        folder = scratch / str(number)
-        folder.mkdir()
-        started = time.perf_counter()
-        grown = {"base": options.base, "rank": options.rank} if kind.engine == VLLM else {}
-        if proposals and started >= ends:
-            tried.append(Tried(kind.name, why=f"not begun within {settings.distiller.hours:g} hours", **grown))
-            continue
-        try:
-            one = propose(kind, data, replace(settings, distiller=options), folder, score, plan, on_progress)
-        except (Refused, Unavailable) as error:
-            if len(all_of_them) == 1:
-                raise
-            tried.append(Tried(kind.name, why=str(error), **grown))
-            continue
-        proposals.append(one)
-        tried.append(Tried(kind.name, one.score, one.coverage, time.perf_counter() - started, **grown))
-        if one.coverage >= options.enough_coverage:
-            break
-    if not proposals:
-        raise Refused("; ".join(f"{one.kind}: {one.why}" for one in tried))
-    return max(proposals, key=lambda one: (one.coverage, one.score)), tried
-
-
 def _finish(
-    log: Log, settings: Settings, data: Dataset, best: Proposal, tried: Sequence[Tried], holdout: Holdout,
+    log: Log, settings: Settings, data: Dataset, chosen: Proposal, tried: Sequence[Tried], holdout: Holdout,
     started: float,
 ) -> Distilled:  # fmt: skip
-    made, threshold, router = best.made, best.threshold, settings.router
+    made, threshold, router = chosen.made, chosen.threshold, settings.router
     dropped = dict(Counter(data.dropped) + Counter(made.left_out))
-    said = card(best, data, settings)
+    said = card(chosen, data, settings)
     manifest = {
-        "task": data.task, "kind": best.kind.name, "snapshot": data.snapshot, "base_sha256": base_identity(made.base),
-        "settings": asdict(best.options), "card": said, "evaluator": data.evaluator, "read": data.read,
+        "task": data.task, "kind": chosen.kind.name, "snapshot": data.snapshot, "base_sha256": base_identity(made.base),
+        "settings": asdict(chosen.options), "card": said, "evaluator": data.evaluator, "read": data.read,
         "dropped": dropped, "trained": {"rows": made.rows, **made.facts}, "tried": [asdict(one) for one in tried],
         "holdout": asdict(holdout), "threshold": asdict(threshold) if threshold else None,
-        "calibration": asdict(best.calibration),
+        "calibration": asdict(chosen.calibration),
     }  # fmt: skip
-    report_data(data, best.folder)
-    bundle = seal(best.folder, settings.students, manifest)
+    report_data(data, chosen.folder)
+    bundle = seal(chosen.folder, settings.students, manifest)
     fresh = register(
         log, candidate=bundle.id, task=data.task, kind="student", evaluator=data.evaluator,
         threshold=threshold.value if threshold else None, margin=router.margin, alpha=router.alpha,
@@ -189,8 +130,8 @@ def _finish(
     hours = (time.perf_counter() - started) / 3600
     charge(log, "training", hours * settings.money.training_hour, hours, "hour", task=data.task, model=bundle.id)
     return Distilled(
-        bundle, fresh, best.kind.name, tried, data.snapshot, data.read, dropped, made.rows, made.facts, data.evaluator,
-        holdout, threshold, best.calibration,
+        bundle, fresh, chosen.kind.name, tried, data.snapshot, data.read, dropped, made.rows, made.facts,
+        data.evaluator, holdout, threshold, chosen.calibration,
     )  # fmt: skip
 
 

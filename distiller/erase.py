@@ -191,6 +191,8 @@ def _said_of(log: Log, exchanges: Container[str]) -> list[str]:
 def _delete(connection: duckdb.DuckDBPyConnection, exchanges: list[str]) -> tuple[int, int, int]:
     """Exchanges deleted, answers cut, charges unlinked."""
     rows = drop(connection, "id IN (SELECT unnest(CAST($ids AS VARCHAR[])))", {"ids": exchanges})
+    # Also those that were told after their exchange had gone.
+    connection.execute("DELETE FROM rationales WHERE exchange IN (SELECT unnest(CAST(? AS VARCHAR[])))", [exchanges])
     names = {"ids": exchanges, "fresh": [str(uuid4()) for _ in exchanges]}
     among, golden = _AMONG.format(column="exchange"), _AMONG.format(column="gold")
     answers, _, charges, _ = (

@@ -12,15 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from distiller.ab import RESULT
 from distiller.adapter_student import ADAPTER
 from distiller.base import base_identity
 from distiller.bundle import Bundle, listed, load_bundle, seal
 from distiller.dataset import Dataset, again
-from distiller.distill import KINDS
+from distiller.explained_student import RATIONALES
 from distiller.proposal import HOLDOUT, LINEAGE, propose, report_data
+from distiller.rationales import kept
 from distiller.recipes import Report
 from distiller.scoring import Answered, Score, scoring
 from distiller.settings import DistillerSettings, Settings
+from distiller.tries import KINDS
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from router.coverage import Plan
@@ -78,7 +81,7 @@ def rebuild(log: Log, settings: Settings, bundle: Bundle, on_progress: Report) -
     """Train the student again from its exchanges, with the settings it was made with, and compare every file.
 
     Refused where exchanges are gone or the base model is another one now. What a judge said of the same answer counts
-    again; it is not asked twice.
+    again; it is not asked twice. Nor is what lost an A/B made again: the outcome is taken over as it stands.
     """
     manifest = bundle.manifest
     data, options = _again(log, bundle), DistillerSettings(**_tuples(manifest["settings"]))
@@ -95,6 +98,8 @@ def rebuild(log: Log, settings: Settings, bundle: Bundle, on_progress: Report) -
             if base_identity(made.base) != manifest["base_sha256"]:
                 raise Refused(f"the base model at {made.base} is not the one {bundle.id} grew from")
             report_data(data, folder)
+            if (bundle.path / RESULT).exists():
+                shutil.copy(bundle.path / RESULT, folder)
             fresh = seal(folder, scratch / "sealed", manifest)
             differ = _differing(bundle.path, fresh.path)
             return Rebuilt(bundle.id, fresh.id, not differ, differ)
@@ -122,7 +127,9 @@ def _again(log: Log, bundle: Bundle) -> Dataset:
         evaluator=manifest["evaluator"], aliases=card["aliases"], sets=tuple(card["sets"]),
         first_tokens=card["first_tokens"],
     )  # fmt: skip
-    return again(log, manifest["task"], manifest["snapshot"], *_exchanges(bundle), manifest["evaluator"], declared)
+    data = again(log, manifest["task"], manifest["snapshot"], *_exchanges(bundle), manifest["evaluator"], declared)
+    told = bundle.path / RATIONALES
+    return replace(data, rationales=kept(log, json.loads(told.read_text(encoding="utf-8")))) if told.exists() else data
 
 
 def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:

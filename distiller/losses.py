@@ -42,6 +42,11 @@ def hard_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits.float(), targets)
 
 
+def weighed_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sum of cross-entropies (nats) of `logits` (n, vocabulary), each times its weight, `weights` (n)."""
+    return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+
+
 def mixed_loss(logits: torch.Tensor, targets: torch.Tensor, soft: SoftTargets, alpha_hard: float) -> torch.Tensor:
     """Mean over n positions of alpha CE + (1 - alpha) KL where a soft target is known, and of CE elsewhere (nats).
 

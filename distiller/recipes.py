@@ -40,8 +40,13 @@ Recipe = Callable[[Dataset, Settings, Path, Report], Made]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of student: its name in `[distiller] students`, who serves it, how it is made."""
+    """One kind of student: its name in `[distiller] students`, who serves it, how it is made.
+
+    One that is `against` another learns the same rows in as many steps from the same seed, and costs as much to serve:
+    it is kept where it is better on the same holdout (`distiller.ab`), and dropped elsewhere.
+    """
 
     name: str
     engine: str
     make: Recipe
+    against: str = ""

@@ -24,7 +24,7 @@ from router.evaluators import check_declared
 from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
-STUDENTS = ("head", "encoder", "adapter", "soft")  # The kinds there are, the cheapest to serve first.
+STUDENTS = ("head", "encoder", "adapter", "soft", "explained")  # The kinds there are, the cheapest to serve first.
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,10 @@ class DistillerSettings:
     """`[distiller]`: which students are tried, from what they grow, and when.
 
     Empty `schedule` and zero `new_exchanges` mean by hand only. Of `students`, the kinds that are tried, none is after
-    one that would answer the share `enough_coverage` of the task's exchanges, and none is begun after `hours` (0: no
-    limit). Language models are tried with every base and rank: `base` and `bases`, `rank` and `ranks`.
+    one that would answer the share `enough_coverage` of the task's exchanges, but those that are tried against it; none
+    is begun after `hours` (0: no limit). Language models are tried with every base and rank: `base` and `bases`, `rank`
+    and `ranks`. `rationale_budget` is what the teacher may be paid for rationales, in US dollars for a task in all, 0
+    for none; it is asked about `rationale_share` of the exchanges to learn from.
     """
 
     students: tuple[str, ...] = ("head", "encoder", "adapter", "soft")
@@ -59,6 +61,8 @@ class DistillerSettings:
     layers: int = 0
     seed: int = 0
     threads: int = 0
+    rationale_budget: float = 0.0
+    rationale_share: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,7 @@ def _check(settings: Settings) -> None:
     if settings.judge.concurrency < 1 or settings.judge.timeout <= 0:
         raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
     _check_students(settings.distiller)
+    _check_rationales(settings.distiller, settings.teacher)
     largest = max(settings.distiller.rank, *settings.distiller.ranks)
     if largest > settings.serving.max_lora_rank:
         raise BadInput(
@@ -223,6 +228,17 @@ def _check_students(distiller: DistillerSettings) -> None:
         raise BadInput(f"distiller.hours must be 0 (no limit) or more, not {distiller.hours}")
     if any(rank < 1 for rank in distiller.ranks):
         raise BadInput(f"distiller.ranks are ranks of adapters, such as [8, 32], not {list(distiller.ranks)}")
+
+
+def _check_rationales(distiller: DistillerSettings, teacher: TeacherSettings) -> None:
+    if not 0 <= distiller.rationale_budget < math.inf:
+        raise BadInput(f"distiller.rationale_budget is US dollars, 0 or more, not {distiller.rationale_budget}")
+    if not 0 < distiller.rationale_share <= 1:
+        raise BadInput(f"distiller.rationale_share is a share above 0, such as 0.2, not {distiller.rationale_share}")
+    if distiller.rationale_budget and "explained" not in distiller.students:
+        raise BadInput('distiller.rationale_budget is for students that learn rationales: add "explained" to students')
+    if distiller.rationale_budget and not teacher.key_env:
+        raise BadInput("distiller.rationale_budget needs teacher.key_env: rationales are asked for with our own key")
 
 
 def _check_router(router: RouterSettings) -> None:

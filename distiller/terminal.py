@@ -88,13 +88,13 @@ def report_table(report: Report) -> None:
     """`stillroom report`."""
     table = Table(
         "task", "exchanges", "by candidate", "teacher spend", "avoided (estimate)", "training", "audit", "judge",
-        "hosted", title="Ledger",
+        "rationales", "hosted", title="Ledger",
     )  # fmt: skip
     for line in report.tasks:
         table.add_row(
             line.task or "(no task)", f"{line.exchanges:,}", f"{line.served:,}", money(line.teacher_usd),
             money(line.avoided_usd) if line.served else "-", money(line.training_usd), money(line.audit_usd),
-            money(line.judge_usd), money(line.hosted_usd),
+            money(line.judge_usd), money(line.rationale_usd), money(line.hosted_usd),
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -103,7 +103,7 @@ def report_table(report: Report) -> None:
         f"avoided {money(report.avoided_usd)} - serving {money(report.serving_usd)} "
         f"({report.serving_hours:.2f} h, idle included) - training {money(report.training_usd)} "
         f"- audit {money(report.audit_usd)} - judge {money(report.judge_usd)} "
-        f"- hosted candidates {money(report.hosted_usd)}\n"
+        f"- rationales {money(report.rationale_usd)} - hosted candidates {money(report.hosted_usd)}\n"
         f"= net saving {money(report.net_usd)}"
     )
 
@@ -211,6 +211,24 @@ def distilled_summary(done: Any) -> None:
     )
 
 
+def explaining_summary(done: Any) -> None:
+    """`stillroom explain`."""
+    asked = done.asked
+    if done.keys:
+        print(f"nothing was asked: the answers of {done.task} reason themselves, under {', '.join(done.keys)}")
+        return
+    why = {
+        "done": "all are asked about", "budget": "the budget has no room for another question",
+        "most": "no more questions are allowed", "stopped": "stopped: run it again to go on",
+    }.get(asked.ended, f"{asked.ended}: what was told is kept, run it again to go on")  # fmt: skip
+    print(
+        f"{done.task}: {asked.wanted:,} of {done.rows:,} training exchanges are drawn, {asked.known:,} were asked "
+        f"about before; now {asked.asked:,} for {money(asked.usd)}, of which {asked.cut:,} were cut off; "
+        f"{asked.declined:,} declined\n{why}\n"
+        f"{done.usable:,} rationales to learn from; {done.contradicting:,} contradict their answer and are not"
+    )
+
+
 def lineage_summary(found: Any) -> None:
     """`stillroom lineage`."""
     named = len(found.trained) + len(found.judged)
@@ -246,7 +264,17 @@ def _tried(one: Any) -> str:
     kind = f"{one.kind} (rank {one.rank} on {one.base})" if one.rank else one.kind
     if one.why:
         return f"  {kind}: none, {one.why}\n"
-    return f"  {kind}: agreement {one.score:.3f}, would answer {one.coverage:.0%}, {one.seconds:.0f} s\n"
+    line = f"  {kind}: agreement {one.score:.3f}, would answer {one.coverage:.0%}, {one.seconds:.0f} s\n"
+    return line + (_ab(one.ab) if one.ab else "")
+
+
+def _ab(trial: Any) -> str:
+    found, said = trial.compared, "kept" if trial.kept else "dropped"
+    return (
+        f"    {said}: {found.difference:+.3f} against {trial.one} ({found.lower:+.3f} to "
+        f"{found.upper:+.3f}), p = {found.p:.3f}; calibration error {found.other_reliability.ece:.3f} against "
+        f"{found.one_reliability.ece:.3f}; {trial.tokens[1]:.0f} tokens an answer against {trial.tokens[0]:.0f}\n"
+    )
 
 
 def untuned(holdout: Any) -> str:

@@ -32,7 +32,7 @@ from distiller.base import base_identity, compute_dtype
 from distiller.checkpoints import Checkpoints, Journal, Progress, claim, digest_of, latest
 from distiller.early_stop import EarlyStop, KeepBest, best_step, exhausted
 from distiller.examples import Encoded, completion_tokens, pack, share
-from distiller.losses import hard_loss, mixed_loss, pad_soft
+from distiller.losses import hard_loss, mixed_loss, pad_soft, weighed_loss
 from distiller.projection import Target
 from distiller.weights import all_weights, load_for_training, save_adapter, save_model, with_adapter
 from proxy.errors import BadInput
@@ -45,7 +45,7 @@ class TrainSettings:
     `method` is "lora" (an adapter of `rank` and `alpha`) or "full" (all weights; a tenth of the learning rate suits
     it). `layers` is how many of the uppermost layers learn (None: all); the backward pass stops below them, so half the
     layers train about 1.4 times as fast. `threads` are those of one process. `alpha_hard` is the weight of the text
-    where a soft target is known too.
+    where a soft target is known too. `steps` is how many there are, however many epochs that takes (0: `epochs` say).
     """
 
     epochs: int = 3
@@ -59,6 +59,7 @@ class TrainSettings:
     layers: int | None = None
     method: str = "lora"
     alpha_hard: float = 0.5
+    steps: int = 0
 
     def __post_init__(self) -> None:
         """Raises BadInput for settings that cannot work."""
@@ -70,6 +71,8 @@ class TrainSettings:
             raise BadInput("max_tokens must not exceed tokens_per_step: a row has to fit into a step")
         if not 0 <= self.alpha_hard <= 1:
             raise BadInput(f"alpha_hard is a share, from 0 to 1; it is {self.alpha_hard}")
+        if self.steps < 0:
+            raise BadInput(f"steps is a number of steps, or 0 for as many as the epochs take; it is {self.steps}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,37 +138,55 @@ def train(
 
 
 def plan(lengths: Sequence[int], settings: TrainSettings) -> list[list[int]]:
-    """All steps of all epochs, each a list of row indices. Every epoch groups and orders the rows anew, by the seed."""
+    """All steps, each a list of row indices. Every epoch groups and orders the rows anew, by the seed."""
     if not lengths:
         raise BadInput("there are no examples to train on")
     if max(lengths) > settings.max_tokens:
         raise BadInput(f"a row has {max(lengths)} tokens, over max_tokens = {settings.max_tokens}: raise it or drop it")
     shuffler = random.Random(settings.seed)
     steps: list[list[int]] = []
-    for _ in range(settings.epochs):
+    epoch = 0
+    while len(steps) < settings.steps if settings.steps else epoch < settings.epochs:
+        epoch += 1
         order = shuffler.sample(range(len(lengths)), len(lengths))
         groups = pack([lengths[index] for index in order], settings.tokens_per_step)
         shuffler.shuffle(groups)
         steps += [[order[place] for place in group] for group in groups]
-    return steps
+    return steps[: settings.steps or None]
 
 
-def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
+def usual_weight(steps: Sequence[Sequence[Encoded]]) -> float | None:
+    """The mean over steps of the sum of their tokens' weights; None where all weigh 1: a step's loss is its mean then.
+
+    Divided by its own sum, a step of light rows alone would count as much as any other. BadInput for soft targets too.
+    """
+    rows = [row for step in steps for row in step]
+    if all(row.weight == 1.0 for row in rows):
+        return None
+    if any(row.soft for row in rows):
+        raise BadInput("rows that weigh differently cannot have soft targets")
+    return sum(row.weight * (len(row.input_ids) - row.prompt_length) for row in rows) / len(steps)
+
+
+def collate(rows: Sequence[Encoded], usual: float | None = None) -> dict[str, Any]:
     """One step as model inputs: ids and restarting positions `(1, tokens)`, `row_lengths`, and what to predict where.
 
     `logits_to_keep` are the positions whose next token is a completion token, `targets` those tokens, in that order.
-    `soft` is there only if a row of the step has soft targets.
+    `soft` is there only if a row of the step has soft targets. With the `usual_weight` of all steps, `weights` say what
+    each target counts.
     """
     ids: list[int] = []
     positions: list[int] = []
     keep: list[int] = []
     targets: list[int] = []
     soft: list[Target | None] = []
+    weights: list[float] = []
     for row in rows:
         length = len(row.input_ids)
         keep += range(len(ids) + row.prompt_length - 1, len(ids) + length - 1)
         targets += row.input_ids[row.prompt_length :]
         soft += row.soft or [None] * (length - row.prompt_length)
+        weights += [row.weight] * (length - row.prompt_length)
         positions += range(length)
         ids += row.input_ids
     inputs: dict[str, Any] = {
@@ -175,13 +196,20 @@ def collate(rows: Sequence[Encoded]) -> dict[str, Any]:
         "logits_to_keep": torch.tensor(keep),
         "targets": torch.tensor(targets),
     }
+    if usual is not None:
+        return inputs | {"weights": torch.tensor(weights) / usual}
     return inputs | {"soft": pad_soft(soft)} if any(soft) else inputs
 
 
 def completion_loss(model: torch.nn.Module, inputs: dict[str, Any], alpha_hard: float) -> torch.Tensor:
-    """Mean loss (nats) over the completion tokens of one collated step: cross-entropy, mixed where there is soft."""
-    seen = {name: value for name, value in inputs.items() if name not in ("targets", "soft")}
+    """Mean loss (nats) over the completion tokens of one collated step: cross-entropy, mixed where there is soft.
+
+    With `weights`, the sum of the tokens' cross-entropies, each times its weight.
+    """
+    seen = {name: value for name, value in inputs.items() if name not in ("targets", "soft", "weights")}
     logits = model(**seen, use_cache=False).logits[0]
+    if "weights" in inputs:
+        return weighed_loss(logits, inputs["targets"], inputs["weights"])
     if "soft" not in inputs:
         return hard_loss(logits, inputs["targets"])
     return mixed_loss(logits, inputs["targets"], inputs["soft"], alpha_hard)
@@ -203,6 +231,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
     ) -> None:
         """Each of `steps` is one item of the data set, so that Trainer's batch size is 1."""
         super().__init__(model, args, train_dataset=steps, data_collator=self._collate)
+        self.usual = usual_weight(steps)
         self.remove_callback(PrinterCallback)
         self.on_loss = on_loss
         self.alpha_hard = alpha_hard
@@ -224,7 +253,9 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
 
     def _collate(self, items: list[list[Encoded]]) -> dict[str, Any]:
         rows, weight = share(items[0], self.args.process_index, self.args.world_size)
-        return collate(rows) | {"weight": weight}
+        if self.usual is not None and weight:  # The processes' mean of these sums is to be the sum over the step.
+            weight = float(self.args.world_size)
+        return collate(rows, self.usual) | {"weight": weight}
 
 
 def training_arguments(settings: TrainSettings, steps: int, folder: Path, every: int | None) -> TrainingArguments:

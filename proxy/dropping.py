@@ -4,6 +4,7 @@ What they add to the ledger beside their charges, which stay, is counted into `c
 them: so the log counts each exchange once, as a row or in a sum, whenever a process is killed. `carried` is append-only
 and knows no exchange: per day (UTC), task, asked model and who served, the exchanges, how many of them fell back, and
 their tokens, those of `estimated` exchanges being ours and `uncounted` exchanges having none.
+What was asked about an exchange quotes it, and goes with it.
 """
 
 from collections.abc import Mapping
@@ -28,5 +29,6 @@ GROUP BY ALL
 def drop(connection: duckdb.DuckDBPyConnection, which: str, parameters: Mapping[str, Any]) -> int:
     """Inside a transaction, carry forward and delete the exchanges that `which`, a condition, names; how many."""
     connection.execute(_CARRY.format(which=which), {"paid": PAID, **parameters})
+    connection.execute(f"DELETE FROM rationales WHERE exchange IN (SELECT id FROM exchanges WHERE {which})", parameters)
     (dropped,) = connection.execute(f"DELETE FROM exchanges WHERE {which}", parameters).fetchone() or (0,)
     return int(dropped)

@@ -130,8 +130,20 @@ def _probabilities(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS logprobs BLOB")
 
 
+def _rationales(connection: duckdb.DuckDBPyConnection) -> None:
+    """Why the teacher answered an exchange as it did; a question that is here is never asked again.
+
+    Without `text` it had nothing to say.
+    """
+    connection.execute(
+        """CREATE TABLE IF NOT EXISTS rationales (
+        id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, model VARCHAR, exchange VARCHAR, text VARCHAR, finish VARCHAR,
+        usd DOUBLE, prompt_tokens BIGINT, completion_tokens BIGINT)"""
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
-    _first, _who_and_where, _books_of_their_own, _evidence, _sampling, _probabilities,
+    _first, _who_and_where, _books_of_their_own, _evidence, _sampling, _probabilities, _rationales,
 )  # fmt: skip
 
 # A changed table has a second place inside the catalog for small writes. The first goes when it is next emptied, and

@@ -34,6 +34,8 @@ def test_every_command_in_the_readme_exists() -> None:
         (["tasks"], "there is no log"),
         (["status"], "there is no log"),
         (["sql", "select 1"], "there is no log"),
+        (["explain", "t", "--budget", "1"], "there is no log"),
+        (["explain", "t", "--budget", "-1"], "--budget is US dollars"),
         (["rollback", "t", "--reason", "r"], "there is no log"),
         (["replay-teacher", "--traffic", "missing.jsonl"], "missing.jsonl"),
         (["replay-teacher", "--traffic", "broken.jsonl"], "line 2"),

@@ -1,23 +1,30 @@
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from distiller.ab import RESULT
+from distiller.adapter_student import adapter_student
+from distiller.bundle import listed
+from distiller.dataset import Dataset
 from distiller.distill import distill
+from distiller.engines import VLLM
 from distiller.lineage import rebuild
+from distiller.recipes import Kind, Made, Report
 from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
+from proxy.logprobs import Position, packed
+from proxy.settings import TeacherSettings
 from router.calibration import calibrate
 from router.lifecycle import route
 from router.registry import SHADOW, candidates
 from router.said import Said
 from router.scoring import scoring
 from router.settings import JudgeSettings, RouterSettings, TaskSettings
-from tests.distiller.toy import build_toy
 from tests.distiller.toy_task import toy_log, toy_settings
 from tests.judges import Judges
 from tests.logs import migrated
@@ -107,31 +114,6 @@ def test_the_same_data_gives_the_same_student(log: Log, tmp_path: Path) -> None:
     assert (first.fresh, second.trained["last_loss"]) == (True, first.trained["last_loss"])
 
 
-def test_every_base_is_tried_with_every_rank_and_the_best_can_be_made_again(log: Log, tmp_path: Path) -> None:
-    settings = toy_settings(tmp_path)
-    other = tmp_path / "other"
-    build_toy(other, ["nothing of the kind"])
-    wanted = replace(settings.distiller, bases=(str(other),), rank=1, ranks=(8,), epochs=2, enough_coverage=1.0)
-    done = distill(log, replace(settings, distiller=wanted), TASK, lambda *_: None)
-    assert [(one.base, one.rank) for one in done.tried] == [
-        (base, rank) for base in (wanted.base, str(other)) for rank in (1, 8)
-    ]
-    best = max(done.tried, key=lambda one: (one.coverage, one.score))
-    made = DistillerSettings(**{**done.bundle.manifest["settings"], "students": ("adapter",), "bases": (), "ranks": ()})
-    assert (made.base, made.rank) == (best.base, best.rank)
-    assert done.bundle.manifest["settings"]["ranks"] == ()
-    assert done.bundle.manifest["card"]["base"] == best.base
-    assert rebuild(log, settings, done.bundle, lambda *_: None).same
-
-
-def test_no_student_is_begun_after_the_hours_once_there_is_one(log: Log, tmp_path: Path) -> None:
-    settings = toy_settings(tmp_path)
-    short = replace(settings.distiller, ranks=(8,), hours=1e-9, enough_coverage=1.0)
-    done = distill(log, replace(settings, distiller=short), TASK, lambda *_: None)
-    assert [one.why for one in done.tried] == ["", "not begun within 1e-09 hours"]
-    assert done.bundle.manifest["settings"]["rank"] == 16
-
-
 def test_too_little_to_learn_from_says_how_much_is_missing(log: Log, tmp_path: Path) -> None:
     few = Settings(home=str(tmp_path), distiller=DistillerSettings(min_exchanges=500))
     with pytest.raises(Refused, match="record 350 more"):
@@ -156,3 +138,69 @@ def test_free_text_is_judged_and_the_student_waits_for_the_judge_in_shadow(tmp_p
     assert candidate.judged_share == given.router.judged_share < 1
     assert log.query("SELECT count(*) FROM judges") == [(1,)]
     assert log.query("SELECT count(*) > 1, count(usd) FROM spend WHERE kind = 'judge'") == [(True, 0)]
+
+
+def explained_log(folder: Path) -> Log:
+    """A rationale of every exchange, and the teacher's odds."""
+    log = toy_log(folder)
+    log.query(
+        "INSERT INTO rationales (id, ts, exchange, text, finish) "
+        "SELECT id, now(), id, 'because ' || answer, 'stop' FROM exchanges"
+    )
+    for answer, other in (("stop", "wait"), ("wait", "go"), ("go", "stop")):
+        odds = tuple((text.encode(), math.log(odd)) for text, odd in ((answer, 0.9), (other, 0.05)))
+        log.query("UPDATE exchanges SET logprobs = ? WHERE answer = ?", [packed([Position(*odds[0], odds)]), answer])
+    return log
+
+
+def test_other_ways_of_learning_are_tried_against_the_adapter_and_what_is_not_better_is_dropped(tmp_path: Path) -> None:
+    log, settings = explained_log(tmp_path), toy_settings(tmp_path)
+    alone = distill(log, settings, TASK, lambda *_: None)
+    options = replace(settings.distiller, students=("adapter", "soft", "explained"), enough_coverage=0.0)
+    done = distill(log, replace(settings, distiller=options), TASK, lambda *_: None)
+    assert [one.kind for one in done.tried] == ["adapter", "soft", "explained"]  # Though the adapter is enough.
+    trials = [one.ab for one in done.tried if one.ab]
+    assert [(one.one, one.other, one.kept) for one in trials] == [
+        ("adapter", "soft", False), ("adapter", "explained", False),
+    ]  # fmt: skip
+    for one in trials:
+        assert one.rows[0] == one.rows[1] == 120
+        assert one.steps[0] == one.steps[1] == done.trained["steps"]
+        assert (one.compared.n, one.compared.one) == (30, done.holdout.student)
+    told = json.loads((done.bundle.path / RESULT).read_text())
+    assert told == json.loads(json.dumps([asdict(one) for one in trials]))
+    assert [one["ab"] for one in done.bundle.manifest["tried"]] == [None, *told]
+    # What was learned is what would have been learned without, to the byte.
+    with_ab, without = listed(done.bundle.path), listed(alone.bundle.path)
+    assert (done.kind, with_ab.keys() - without.keys()) == ("adapter", {RESULT})
+    assert {name: digest for name, digest in with_ab.items() if name != RESULT} == without
+    assert rebuild(log, settings, done.bundle, lambda *_: None).same
+
+
+def test_what_is_better_is_kept_and_what_it_beat_is_dropped(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lazy(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
+        slow = replace(settings.distiller, learning_rate=1e-6)
+        return adapter_student(data, replace(settings, distiller=slow), folder, on_progress)
+
+    kinds = (Kind("adapter", VLLM, lazy), Kind("soft", VLLM, adapter_student, "adapter"))
+    monkeypatch.setattr("distiller.tries.KINDS", kinds)
+    settings = toy_settings(tmp_path)
+    both = replace(settings, distiller=replace(settings.distiller, students=("adapter", "soft")))
+    done = distill(log, both, TASK, lambda *_: None)
+    (ab,) = json.loads((done.bundle.path / RESULT).read_text())
+    assert (done.kind, ab["kept"], ab["compared"]["p"] < 0.05) == ("soft", True, True)
+    assert ab["compared"]["other"] == done.holdout.student > ab["compared"]["one"]
+
+
+def test_a_key_that_is_missing_is_said_before_training(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TUTOR_KEY", raising=False)
+    settings = toy_settings(tmp_path)
+    options = replace(settings.distiller, students=("adapter", "explained"), rationale_budget=1.0)
+    asking = replace(settings, distiller=options, teacher=TeacherSettings(key_env="TUTOR_KEY"))
+    with pytest.raises(BadInput, match="TUTOR_KEY"):
+        distill(log, asking, TASK, lambda *_: None)
+    assert not (tmp_path / "students").exists()

@@ -44,6 +44,19 @@ def test_a_student_is_traced_to_its_exchanges_and_made_again_from_them(
     assert not list(settings.students.glob(".rebuilding-*"))
 
 
+def test_a_student_that_learned_why_is_made_again_whatever_was_told_since(log: Log, settings: Settings) -> None:
+    tell = (
+        "INSERT INTO rationales (id, ts, exchange, text, finish) "
+        "SELECT id, now(), id, 'because ' || answer, 'stop' FROM exchanges WHERE answer "
+    )
+    log.query(tell + "<> 'go'")
+    options = replace(settings.distiller, students=("explained",), epochs=1)
+    done = distill(log, replace(settings, distiller=options), TASK, lambda *_: None)
+    assert (done.kind, done.trained["rationales"]) == ("explained", 80)
+    log.query(tell + "= 'go'")
+    assert rebuild(log, settings, done.bundle, lambda *_: None).same
+
+
 def test_files_that_differ_are_named(log: Log, settings: Settings, student: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     shutil.copytree(student.path, folder)

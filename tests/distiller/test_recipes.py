@@ -1,6 +1,6 @@
-from distiller.distill import KINDS
 from distiller.engines import SMALL, VLLM
 from distiller.settings import STUDENTS
+from distiller.tries import KINDS
 
 
 def test_every_kind_that_can_be_named_has_a_recipe_and_an_engine() -> None:

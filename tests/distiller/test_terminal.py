@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 
+from distiller.ab import Trial, compare
 from distiller.distill import Tried
 from distiller.erase import Erased, Learned
+from distiller.explaining import Explaining
 from distiller.export import Exported
+from distiller.rationales import Asked
 from distiller.terminal import (
     as_json,
     distilled_summary,
     erased_summary,
+    explaining_summary,
     exports_table,
     gold_summary,
     keys_table,
@@ -30,7 +34,8 @@ from router.gold_file import Imported
 from router.golden import Golden
 from router.ledger import Report, TaskLine
 
-LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3, 0.4)
+AGAINST = compare([1.0, 1.0], [1.0, 1.0], 0, [0.8, 0.8], [0.9, 0.9])
+LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3, 0.35, 0.4)
 
 
 def test_unknown_money_is_said() -> None:
@@ -46,7 +51,7 @@ def test_values_become_json() -> None:
 def test_tables_show_what_is_unpriced(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     tasks_table([LINE])
-    report_table(Report((LINE,), 0.5, 2, None, 0.3, 3.0, 0.2, 0.1, 0.3, 0.4, None))
+    report_table(Report((LINE,), 0.5, 2, None, 0.3, 3.0, 0.2, 0.1, 0.3, 0.35, 0.4, None))
     shown = capsys.readouterr().out
     assert "$0.5000 + 2 unpriced" in shown
     assert "net saving unpriced" in shown
@@ -104,6 +109,17 @@ def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monk
     )
 
 
+def test_rationales_say_why_the_asking_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    explaining_summary(Explaining("t", 100, (), Asked(40, 10, 20, 18, 2, 1, 0.5, "budget"), 25, 3))
+    shown = capsys.readouterr().out
+    assert "40 of 100 training exchanges are drawn, 10 were asked about before; now 20 for $0.5000" in shown
+    assert "the budget has no room for another question\n25 rationales to learn from; 3 contradict" in shown
+    explaining_summary(Explaining("t", 100, (), Asked(40, 0, ended="the teacher answered with status 503"), 0, 0))
+    assert "status 503: what was told is kept, run it again to go on" in capsys.readouterr().out
+    explaining_summary(Explaining("t", 100, ("reasoning",), Asked(0, 0), 0, 0))
+    assert "reason themselves, under reasoning" in capsys.readouterr().out
+
+
 def test_progress_is_lines_by_quarters_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(quiet=False) as show:
         for done in range(1, 9):
@@ -158,6 +174,7 @@ def distilled(threshold: Threshold | None, calibration: Calibration, **card: Any
         tried=(
             Tried("head", why="not for json"), Tried("encoder", 0.5, 0.1, 3.0),
             Tried("adapter", 0.9, 0.8, 10.0, base="small", rank=8),
+            Tried("soft", 0.9, 0.8, 11.0, ab=Trial("adapter", "soft", 0, (9, 9), (3, 3), (2.0, 2.0), AGAINST, False)),
         ),
         holdout=SimpleNamespace(rows=100, student=0.9, base=0.1, base_rows=8, majority=0.3),
     )  # fmt: skip
@@ -175,6 +192,8 @@ def test_a_distillation_says_what_it_proposes_and_how_calibrated_it_is(
         assert f"expected net saving {saving}; later exchanges have to prove it" in shown
         assert "head: none, not for json\n  encoder: agreement 0.500, would answer 10%, 3 s\n" in shown
         assert "  adapter (rank 8 on small): agreement 0.900, would answer 80%, 10 s\n" in shown
+        assert "11 s\n    dropped: +0.000 against adapter (-0.5" in shown
+        assert "p = 1.000; calibration error 0.100 against 0.200; 2 tokens an answer against 2\n" in shown
         assert "adapter, trained on 300 rows in 10 s (500 tokens/s), loss 2.000 -> 0.100\n" in shown
         assert "student 0.900, untuned base 0.100 (8 rows), always the most common answer 0.300" in shown
         assert "calibration error (ECE) 0.100 -> 0.000, Brier score 0.010 -> 0.000" in shown

@@ -25,6 +25,7 @@ from distiller.train import (
     load_for_training,
     plan,
     train,
+    usual_weight,
 )
 from proxy.errors import BadInput
 from tests.distiller.toy import build_toy
@@ -146,6 +147,32 @@ def test_collate_places_soft_targets_at_their_tokens():
     assert inputs.keys() - collate(rows[:1]).keys() == {"soft"}
 
 
+def test_weights_say_what_each_answer_counts_over_all_steps(base, monkeypatch):
+    monkeypatch.setattr("distiller.base.compute_dtype", lambda: "float32")  # Else rounding shows.
+    model, (one, two, three) = load_for_training(base), rows(3)
+    steps = [[one, replace(two, weight=0.25)], [replace(three, weight=0.25)]]
+    usual = usual_weight(steps)
+    assert usual == pytest.approx((2 + 0.5 + 0.5) / 2)
+    with torch.no_grad():
+        alone = [float(completion_loss(model, collate([row]), 0.5)) for row in (one, two, three)]
+        weighed = [float(completion_loss(model, collate(step, usual), 0.5)) for step in steps]
+    assert weighed == pytest.approx([(2 * alone[0] + 0.5 * alone[1]) / usual, 0.5 * alone[2] / usual], rel=1e-4)
+    assert usual_weight([[one], [two, three]]) is None
+    assert "weights" not in collate([one])
+    with pytest.raises(BadInput, match="cannot have soft targets"):
+        usual_weight([[replace(one, weight=0.5, soft=(None, None))]])
+
+
+def test_as_many_steps_as_are_wanted_however_many_epochs_that_takes(base, tmp_path):
+    assert run(base, tmp_path / "a", replace(SETTINGS, steps=5)).steps == 5
+    lengths = [7, 9] * 9
+    whole = plan(lengths, SETTINGS)
+    assert plan(lengths, replace(SETTINGS, steps=3)) == whole[:3]
+    assert plan(lengths, replace(SETTINGS, steps=len(whole), epochs=1)) == whole
+    longer = plan(lengths, replace(SETTINGS, steps=len(whole) + 1))
+    assert (longer[:-1], len(longer)) == (whole, len(whole) + 1)
+
+
 def test_rows_without_a_single_target_train_as_rows_without_log_probabilities(base, tmp_path):
     short = replace(SETTINGS, epochs=1)
     empty = [replace(row, soft=(None, None)) for row in rows(40)]
@@ -209,7 +236,7 @@ def test_what_cannot_be_trained_on_is_refused(lengths: list[int], says: str):
         plan(lengths, SETTINGS)
 
 
-@pytest.mark.parametrize("change", [{"rank": 12}, {"rank": 4}, {"max_tokens": 65}, {"alpha_hard": 1.5}])
+@pytest.mark.parametrize("change", [{"rank": 12}, {"rank": 4}, {"max_tokens": 65}, {"alpha_hard": 1.5}, {"steps": -1}])
 def test_settings_that_cannot_work_are_refused(change: dict[str, float]):
     with pytest.raises(BadInput):
         replace(SETTINGS, **change)

@@ -36,8 +36,9 @@ def put(folder: Path, job: Job) -> Path:
 
 def test_a_job_and_its_rows_come_back_as_they_were_written(job, tmp_path):
     soft = Encoded([5, 7, 2], 1, (Target((7, 8), (0.1 + 0.2, 0.5), 0.2), None))
-    write_rows(tmp_path / "rows.jsonl", [soft, *rows(2)])
-    assert read_rows(tmp_path / "rows.jsonl") == [soft, *rows(2)]
+    light = Encoded([5, 7], 1, weight=0.25)
+    write_rows(tmp_path / "rows.jsonl", [soft, light, *rows(2)])
+    assert read_rows(tmp_path / "rows.jsonl") == [soft, light, *rows(2)]
     assert read_job(put(tmp_path, job)) == job
     kept = replace(job, settings=replace(SETTINGS, layers=1), checkpoints="kept", every=7)
     assert read_job(put(tmp_path, kept)) == kept
@@ -67,8 +68,11 @@ def test_two_processes_learn_what_one_does(job, tmp_path, monkeypatch):
     monkeypatch.setattr("distiller.base.compute_dtype", lambda: "float32")
     lora = replace(job, out=str(tmp_path / "lora"), checkpoints=str(tmp_path / "kept"), every=5)
     full = replace(job, out=str(tmp_path / "full"), settings=replace(job.settings, method="full"))
-    printed = launched(tmp_path, [lora, full])
-    for one, line in zip((lora, full), printed, strict=True):
+    light = [replace(row, weight=0.25) if place % 3 else row for place, row in enumerate(rows(40))]
+    write_rows(tmp_path / "light.jsonl", light)
+    weighed = replace(job, out=str(tmp_path / "weighed"), rows=str(tmp_path / "light.jsonl"))
+    printed = launched(tmp_path, [lora, full, weighed])
+    for one, line in zip((lora, full, weighed), printed, strict=True):
         alone, shared = run_job(replace(one, out=f"{one.out}-alone", checkpoints="")), json.loads(line)
         assert shared["losses"] == pytest.approx(alone.losses, abs=1e-3)
         assert (shared["steps"], shared["tokens"]) == (alone.steps, alone.tokens)

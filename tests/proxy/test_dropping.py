@@ -41,6 +41,12 @@ def test_what_was_dropped_is_counted_by_day_task_model_and_who_served(log: Log) 
     assert log.query("SELECT id FROM exchanges") == [("f",)]
 
 
+def test_what_was_asked_about_them_goes_too(log: Log) -> None:
+    log.query("INSERT INTO rationales (exchange, text) VALUES ('a', 'why'), ('f', 'why not')")
+    log.transaction(lambda c: drop(c, "id < $last", {"last": "f"}))
+    assert log.query("SELECT exchange FROM rationales") == [("f",)]
+
+
 def test_again_it_counts_nothing(log: Log) -> None:
     for dropped in (5, 0):
         assert log.transaction(lambda c: drop(c, "id < $last", {"last": "f"})) == dropped

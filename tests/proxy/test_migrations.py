@@ -21,8 +21,8 @@ sys.stdin.readline()
 print(migrate(log), flush=True)
 """
 TABLES = {
-    "candidates", "carried", "exchanges", "freezes", "judges", "migrations", "segments", "spend", "transitions",
-    "verdicts",
+    "candidates", "carried", "exchanges", "freezes", "judges", "migrations", "rationales", "segments", "spend",
+    "transitions", "verdicts",
 }  # fmt: skip
 
 

@@ -226,8 +226,8 @@ def _check_students(distiller: DistillerSettings) -> None:
         raise BadInput(f"distiller.enough_coverage is a share above 0, such as 0.8, not {distiller.enough_coverage}")
     if not 0 <= distiller.hours < math.inf:
         raise BadInput(f"distiller.hours must be 0 (no limit) or more, not {distiller.hours}")
-    if any(rank < 1 for rank in distiller.ranks):
-        raise BadInput(f"distiller.ranks are ranks of adapters, such as [8, 32], not {list(distiller.ranks)}")
+    if any(rank < 8 or rank & (rank - 1) for rank in distiller.ranks):
+        raise BadInput(f"distiller.ranks are powers of two from 8 up, such as [8, 32], not {list(distiller.ranks)}")
 
 
 def _check_rationales(distiller: DistillerSettings, teacher: TeacherSettings) -> None:

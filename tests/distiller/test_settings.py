@@ -59,7 +59,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("[proxy]\nkeys = true", r"needs teacher\.key_env"),
         ("[distiller]\nrank = 32", r"serving\.max_lora_rank"),
         ("[distiller]\nranks = [8, 32]", r"rank of 32 needs serving\.max_lora_rank"),
-        ("[distiller]\nranks = [0]", r"distiller\.ranks are ranks of adapters"),
+        ("[distiller]\nranks = [0]", r"distiller\.ranks are powers of two"),
         ("[distiller]\nhours = -1.0", r"distiller\.hours must be 0"),
         ("[distiller]\nrationale_budget = -1.0", r"distiller\.rationale_budget is US dollars"),
         ("[distiller]\nrationale_share = 0.0", r"distiller\.rationale_share is a share above 0"),

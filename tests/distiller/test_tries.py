@@ -30,10 +30,10 @@ def test_every_base_is_tried_with_every_rank_and_the_best_can_be_made_again(log:
     settings = toy_settings(tmp_path)
     other = tmp_path / "other"
     build_toy(other, ["nothing of the kind"])
-    wanted = replace(settings.distiller, bases=(str(other),), rank=1, ranks=(8,), epochs=2, enough_coverage=1.0)
+    wanted = replace(settings.distiller, bases=(str(other),), rank=8, ranks=(16,), epochs=2, enough_coverage=1.0)
     done = distill(log, replace(settings, distiller=wanted), TASK, lambda *_: None)
     assert [(one.base, one.rank) for one in done.tried] == [
-        (base, rank) for base in (wanted.base, str(other)) for rank in (1, 8)
+        (base, rank) for base in (wanted.base, str(other)) for rank in (8, 16)
     ]
     best = max(done.tried, key=lambda one: (one.coverage, one.score))
     made = DistillerSettings(**{**done.bundle.manifest["settings"], "students": ("adapter",), "bases": (), "ranks": ()})

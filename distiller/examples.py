@@ -20,12 +20,13 @@ class Encoded:
     """Token ids of prompt + answer + end of turn; the first `prompt_length` of them are the prompt.
 
     `soft` has one entry per token after the prompt: what the teacher would have written there, or None where only the
-    text is known. It is None as a whole for a row without log-probabilities.
+    text is known. It is None as a whole for a row without log-probabilities. `weight` is how much the row counts.
     """
 
     input_ids: list[int]
     prompt_length: int
     soft: tuple[Target | None, ...] | None = None
+    weight: float = 1.0
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], answer: str) -> Encoded:

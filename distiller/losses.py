@@ -37,20 +37,32 @@ def pad_soft(targets: Sequence[Target | None]) -> SoftTargets:
     }
 
 
-def hard_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy (nats) of `logits` (n, vocabulary) against the tokens written, `targets` (n)."""
-    return F.cross_entropy(logits.float(), targets)
+def hard_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean cross-entropy (nats) of `logits` (n, vocabulary) against the tokens written, `targets` (n).
+
+    With `weights` (n) each position counts so much, and the sum is still divided by n: dividing by the sum of weights
+    would undo them where a step is of one row, while weights that are 1 on the mean leave the mean step as it was.
+    """
+    if weights is None:
+        return F.cross_entropy(logits.float(), targets)
+    return (weights * F.cross_entropy(logits.float(), targets, reduction="none")).sum() / len(targets)
 
 
-def mixed_loss(logits: torch.Tensor, targets: torch.Tensor, soft: SoftTargets, alpha_hard: float) -> torch.Tensor:
+def mixed_loss(
+    logits: torch.Tensor, targets: torch.Tensor, soft: SoftTargets, alpha_hard: float,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Mean over n positions of alpha CE + (1 - alpha) KL where a soft target is known, and of CE elsewhere (nats).
 
     The mix is that of Hinton et al. 2015 (arXiv:1503.02531) at temperature 1: a tail cannot be tempered again.
+    `weights` are as of `hard_loss`.
     """
     scores = logits.float()
     hard = F.cross_entropy(scores, targets, reduction="none")
     weight = torch.ones_like(hard).index_fill(0, soft["at"], alpha_hard)
     divergence = coarse_divergence(scores[soft["at"]], soft)
+    if weights is not None:
+        weight, divergence = weight * weights, divergence * weights[soft["at"]]
     return ((weight * hard).sum() + (1 - alpha_hard) * divergence.sum()) / len(targets)
 
 

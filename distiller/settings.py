@@ -24,6 +24,7 @@ from router.evaluators import check_declared
 from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
+LEAST_REPLAY = 0.2
 STUDENTS = ("head", "encoder", "adapter", "soft")  # The kinds there are, the cheapest to serve first.
 
 
@@ -32,7 +33,9 @@ class DistillerSettings:
     """`[distiller]`: which students are tried, from what they grow, and when.
 
     Empty `schedule` and zero `new_exchanges` mean by hand only. Of `students`, the kinds that are tried, none is after
-    one that would answer the share `enough_coverage` of the task's exchanges.
+    one that would answer the share `enough_coverage` of the task's exchanges. `init` "previous" lets an adapter go on
+    from the one before, `snapshots` "current" leaves out what an older teacher said, `terms` "refuse" wants every
+    provider in `teacher_terms_ack` whose terms need it.
     """
 
     students: tuple[str, ...] = ("head", "encoder", "adapter", "soft")
@@ -55,6 +58,13 @@ class DistillerSettings:
     layers: int = 0
     seed: int = 0
     threads: int = 0
+    init: str = "base"
+    replay_share: float = 0.2
+    half_life_days: float = 0.0
+    class_balance: float = 0.0
+    snapshots: str = "all"
+    terms: str = "warn"
+    teacher_terms_ack: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +219,23 @@ def _check_students(distiller: DistillerSettings) -> None:
         raise BadInput(f"distiller.students must name some of {', '.join(STUDENTS)}, not {list(distiller.students)}")
     if not 0 < distiller.enough_coverage <= 1:
         raise BadInput(f"distiller.enough_coverage is a share above 0, such as 0.8, not {distiller.enough_coverage}")
+    _check_retraining(distiller)
+
+
+def _check_retraining(distiller: DistillerSettings) -> None:
+    choices = {"init": ("base", "previous"), "snapshots": ("all", "current"), "terms": ("warn", "refuse")}
+    for name, (one, other) in choices.items():
+        if (said := getattr(distiller, name)) not in (one, other):
+            raise BadInput(f'distiller.{name} must be "{one}" or "{other}", not {said!r}')
+    if not LEAST_REPLAY <= distiller.replay_share < 1:
+        raise BadInput(
+            f"distiller.replay_share must be at least {LEAST_REPLAY} and below 1, not {distiller.replay_share}: with "
+            "less of the older rows a student forgets them"
+        )
+    if not 0 <= distiller.half_life_days < math.inf:
+        raise BadInput(f"distiller.half_life_days must be 0 (off) or more days, not {distiller.half_life_days}")
+    if not 0 <= distiller.class_balance <= 1:
+        raise BadInput(f"distiller.class_balance must lie between 0 (off) and 1, not {distiller.class_balance}")
 
 
 def _check_router(router: RouterSettings) -> None:

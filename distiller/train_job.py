@@ -88,10 +88,11 @@ def read_rows(path: Path) -> list[Encoded]:
     return [_row(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
-def _row(input_ids: list[int], prompt_length: int, soft: Sequence[dict[str, Any] | None] | None) -> Encoded:
-    if soft is None:
-        return Encoded(input_ids, prompt_length)
-    return Encoded(input_ids, prompt_length, tuple(None if one is None else _target(**one) for one in soft))
+def _row(
+    input_ids: list[int], prompt_length: int, soft: Sequence[dict[str, Any] | None] | None, weight: float
+) -> Encoded:
+    known = None if soft is None else tuple(None if one is None else _target(**one) for one in soft)
+    return Encoded(input_ids, prompt_length, known, weight)
 
 
 def _target(ids: Sequence[int], probabilities: Sequence[float], tail: float) -> Target:

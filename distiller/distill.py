@@ -13,17 +13,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from distiller import terms
 from distiller.adapter_student import ADAPTER, adapter_student, soft_student, threads
 from distiller.base import base_identity
 from distiller.bundle import Bundle, seal
+from distiller.champion import Duel, duel, in_words
 from distiller.dataset import Dataset, dataset
 from distiller.engines import SMALL, VLLM
 from distiller.generate import generate
 from distiller.proposal import Proposal, answered, card, mean, propose, report_data
-from distiller.recipes import Kind, Report
+from distiller.recipes import Kind, Made, Report
 from distiller.scoring import Score, scoring
 from distiller.settings import Settings
 from distiller.small_students import encoder_student, head_student
+from distiller.snapshots import changes
 from proxy.errors import Refused, Unavailable
 from proxy.log import Log
 from router.calibration import Calibration
@@ -98,6 +101,10 @@ class Distilled:
     holdout: Holdout
     threshold: Threshold | None
     calibration: Calibration
+    duel: Duel | None
+    """Against the student that answers now; where it was lost, the new one is kept but no candidate."""
+    notes: Sequence[str]
+    """What people should be told: a teacher that changed, terms, the duel, where training started."""
 
 
 def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Distilled:
@@ -111,7 +118,8 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
         try:
             best, tried = _best(data, settings, scratch, score, _plan(log, task, settings), on_progress)
             holdout = _controls(best, data, settings, score, on_progress)
-            return _finish(log, settings, data, best, tried, holdout, started)
+            against = duel(log, data, best.verdicts, settings, score, on_progress)
+            return _finish(log, settings, data, best, tried, holdout, against, started)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -143,7 +151,7 @@ def _best(
 
 def _finish(
     log: Log, settings: Settings, data: Dataset, best: Proposal, tried: Sequence[Tried], holdout: Holdout,
-    started: float,
+    against: Duel | None, started: float,
 ) -> Distilled:  # fmt: skip
     made, threshold, router = best.made, best.threshold, settings.router
     dropped = dict(Counter(data.dropped) + Counter(made.left_out))
@@ -153,11 +161,12 @@ def _finish(
         "settings": asdict(settings.distiller), "card": said, "evaluator": data.evaluator, "read": data.read,
         "dropped": dropped, "trained": {"rows": made.rows, **made.facts}, "tried": [asdict(one) for one in tried],
         "holdout": asdict(holdout), "threshold": asdict(threshold) if threshold else None,
-        "calibration": asdict(best.calibration),
+        "calibration": asdict(best.calibration), "champion": asdict(against) if against else None,
+        "snapshots": [asdict(one) for one in data.snapshots], "terms": [asdict(one) for one in data.terms],
     }  # fmt: skip
     report_data(data, best.folder)
     bundle = seal(best.folder, settings.students, manifest)
-    fresh = register(
+    fresh = not (against and against.lost) and register(
         log, candidate=bundle.id, task=data.task, kind="student", evaluator=data.evaluator,
         threshold=threshold.value if threshold else None, margin=router.margin, alpha=router.alpha,
         snapshot=data.snapshot, bundle=str(bundle.path), card=said,
@@ -166,8 +175,19 @@ def _finish(
     charge(log, "training", hours * settings.money.training_hour, hours, "hour", task=data.task, model=bundle.id)
     return Distilled(
         bundle, fresh, best.kind.name, tried, data.snapshot, data.read, dropped, made.rows, made.facts, data.evaluator,
-        holdout, threshold, best.calibration,
+        holdout, threshold, best.calibration, against, _notes(data, made, against),
     )  # fmt: skip
+
+
+def _notes(data: Dataset, made: Made, against: Duel | None) -> list[str]:
+    parent, why = made.facts.get("parent"), made.facts.get("from_base_because")
+    return [
+        *changes(data.snapshots),
+        *(terms.in_words(one) for one in data.terms if not one.acknowledged),
+        *([f"went on from {parent}, with {made.facts['replayed']} older rows"] if parent else []),
+        *([f"trained from the base: {why}"] if why else []),
+        *([in_words(against)] if against else []),
+    ]
 
 
 def _plan(log: Log, task: str, settings: Settings) -> Plan:

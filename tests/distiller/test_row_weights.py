@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distiller.row_weights import weigh
+from distiller.row_weights import weigh, weigh_rows
+from distiller.settings import DistillerSettings
 from proxy.errors import BadInput
-from tests.distiller.test_curate import START
+from tests.distiller.test_curate import START, row
 
 
 def days(*ages: float) -> list[object]:
@@ -64,3 +65,16 @@ def test_what_cannot_be_weighed_is_refused(
 ) -> None:
     with pytest.raises(BadInput):
         weigh(days(*[0] * rows), labels, half_life, balance)
+
+
+def test_the_settings_say_what_counts_and_only_labels_are_balanced() -> None:
+    day = 24 * 60
+    rows = [row(0, answer="a"), row(day, answer="A."), row(2 * day, answer="b")]
+    assert weigh_rows(rows, "label", DistillerSettings()) is None
+    recent = weigh_rows(rows, "json", DistillerSettings(half_life_days=1.0, class_balance=1.0))
+    assert recent is not None
+    assert recent.weights == pytest.approx(np.array([1, 2, 4]) * 3 / 7)
+    assert weigh_rows(rows, "json", DistillerSettings(class_balance=1.0)) is None
+    balanced = weigh_rows(rows, "label", DistillerSettings(class_balance=1.0))
+    assert balanced is not None
+    assert balanced.weights == pytest.approx(np.array([0.75, 0.75, 1.5]))  # "A." is the label "a".

@@ -35,7 +35,7 @@ def put(folder: Path, job: Job) -> Path:
 
 
 def test_a_job_and_its_rows_come_back_as_they_were_written(job, tmp_path):
-    soft = Encoded([5, 7, 2], 1, (Target((7, 8), (0.1 + 0.2, 0.5), 0.2), None))
+    soft = Encoded([5, 7, 2], 1, (Target((7, 8), (0.1 + 0.2, 0.5), 0.2), None), weight=0.25)
     write_rows(tmp_path / "rows.jsonl", [soft, *rows(2)])
     assert read_rows(tmp_path / "rows.jsonl") == [soft, *rows(2)]
     assert read_job(put(tmp_path, job)) == job

@@ -5,10 +5,10 @@ Asked is what neither has learned: the new one's holdout without the rows in the
 one minus that of the other, in [-1, 1]; a conversation counts once, with the mean of its rows.
 
 What is claimed. `low` and `high` bound the mean of d, each at alpha over the number of things looked at (the whole, and
-every slice that is not just the same rows; a union bound: Bonferroni), by `router.parity` on (1 + d) / 2, which needs
-no distribution. Worse is where `high` is below 0: so a student that is nowhere worse is called so anywhere with
-probability at most alpha; one that is not called so may still be worse where too little was seen. Rows of the holdout
-that resemble what only the older one learned favour that one, which is the safe side.
+every slice that is not just the same rows; a union bound: Bonferroni), by one planned look of `router.parity`'s bets at
+(1 + d) / 2, which need no distribution. Worse is where `high` is below 0: so a student that is nowhere worse is called
+so anywhere with probability at most alpha; one that is not called so may still be worse where too little was seen. Rows
+of the holdout that resemble what only the older one learned favour that one, which is the safe side.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ from distiller.small import load_small
 from proxy.errors import BadInput, Refused, Unavailable
 from proxy.log import Log
 from router.evaluators import JUDGE
-from router.parity import parity
+from router.parity import lower_bound
 from router.prompt import student_messages
 from router.slices import members
 
@@ -99,9 +99,22 @@ def compare(
     for name, places in sorted(slices.items()):
         distinct.setdefault(tuple(places), name)
     return tuple(
-        _compared(name, [(rows[at], challenger[at], champion[at]) for at in places], alpha / len(distinct))
+        compared(name, [(rows[at], challenger[at], champion[at]) for at in places], alpha / len(distinct))
         for places, name in distinct.items()
     )
+
+
+def compared(name: tuple[str, str], pairs: Sequence[tuple[Recorded, float, float]], alpha: float) -> Compared:
+    """One slice, of rows with the verdicts of the new student and of the older one; each bound holds at `alpha`."""
+    talks: defaultdict[str, list[float]] = defaultdict(list)
+    for row, new, old in pairs:
+        talks[row.conversation or row.exchange_id].append(new - old)
+    means = [sum(own) / len(own) for own in talks.values()]
+    better, worse = ([min(max((1 + sign * mean) / 2, 0.0), 1.0) for mean in means] for sign in (1, -1))
+    low, high = 2 * lower_bound(better, alpha) - 1, 1 - 2 * lower_bound(worse, alpha)
+    new, old = (sum(pair[side] for pair in pairs) / len(pairs) for side in (1, 2))
+    difference = sum(means) / len(means)
+    return Compared(*name, len(pairs), len(means), new, old, difference, low, high, high < 0)
 
 
 def in_words(found: Duel) -> str:
@@ -141,15 +154,3 @@ def _answers(champion: Incumbent, rows: Sequence[Recorded], settings: Settings, 
         base, champion.path / ADAPTER, asked, card["max_tokens"], threads(settings.distiller),
         lambda i, n: on_progress("the student before", i, n),
     )  # fmt: skip
-
-
-def _compared(name: tuple[str, str], pairs: Sequence[tuple[Recorded, float, float]], alpha: float) -> Compared:
-    talks: defaultdict[str, list[float]] = defaultdict(list)
-    for row, new, old in pairs:
-        talks[row.conversation or row.exchange_id].append(new - old)
-    means = [sum(own) / len(own) for own in talks.values()]
-    found = parity([min(max((1 + mean) / 2, 0.0), 1.0) for mean in means], 0.5, alpha)
-    new, old = (sum(pair[side] for pair in pairs) / len(pairs) for side in (1, 2))
-    difference = sum(means) / len(means)
-    low, high = 2 * found.lower - 1, 2 * found.upper - 1
-    return Compared(*name, len(pairs), len(means), new, old, difference, low, high, found.refuted)

@@ -25,6 +25,7 @@ from distiller.proposal import Proposal, answered, card, mean, propose, report_d
 from distiller.recipes import Kind, Made, Report
 from distiller.scoring import Score, scoring
 from distiller.settings import Settings
+from distiller.signature import sign
 from distiller.small_students import encoder_student, head_student
 from distiller.snapshots import changes
 from proxy.errors import Refused, Unavailable
@@ -166,6 +167,7 @@ def _finish(
     }  # fmt: skip
     report_data(data, best.folder)
     bundle = seal(best.folder, settings.students, manifest)
+    sign(bundle.path, settings.signing)
     fresh = not (against and against.lost) and register(
         log, candidate=bundle.id, task=data.task, kind="student", evaluator=data.evaluator,
         threshold=threshold.value if threshold else None, margin=router.margin, alpha=router.alpha,

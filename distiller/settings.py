@@ -90,6 +90,15 @@ class EdgeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningSettings:
+    """`[signing]`: of students; files with Ed25519 keys in PEM, or the variable that holds the private one."""
+
+    key: str = ""
+    key_env: str = ""
+    public_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One settings file; `home` holds everything Stillroom writes, relative to the file."""
 
@@ -108,6 +117,7 @@ class Settings:
     distiller: DistillerSettings = field(default_factory=DistillerSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
+    signing: SigningSettings = field(default_factory=SigningSettings)
 
     @property
     def folder(self) -> Path:
@@ -208,6 +218,8 @@ def _check(settings: Settings) -> None:
         raise BadInput("proxy.keys = true needs teacher.key_env: our own keys mean nothing to the teacher")
     if settings.proxy.workers < 1:
         raise BadInput(f"proxy.workers must be at least 1, not {settings.proxy.workers}")
+    if settings.signing.key and settings.signing.key_env:
+        raise BadInput("signing has both key and key_env: clear one of them")
     if settings.edge.context < 1 or settings.edge.threads < 0:
         raise BadInput("edge.context must be at least 1 token, and edge.threads 0 (all cores) or more")
     _check_router(settings.router)

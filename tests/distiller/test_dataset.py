@@ -56,7 +56,7 @@ def test_a_provider_whose_terms_nobody_acknowledged_is_not_learned_from_where_th
     found = dataset(log, TASK, Settings(distiller=OPTIONS))
     assert [(one.provider, one.rows, one.acknowledged) for one in found.terms] == [("openai", 120, False)]
     strict = replace(OPTIONS, terms="refuse")
-    with pytest.raises(Refused, match="not distilled: 120 rows are answers of openai.*teacher_terms_ack"):
+    with pytest.raises(Refused, match=r"not distilled: 120 rows are answers of openai.*teacher_terms_ack"):
         dataset(log, TASK, Settings(distiller=strict))
     read = replace(strict, teacher_terms_ack=("openai",))
     assert dataset(log, TASK, Settings(distiller=read)).terms[0].acknowledged

@@ -1,17 +1,21 @@
 import asyncio
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from distiller.bundle import seal
 from distiller.engines import Engines
-from distiller.settings import ServingSettings, Settings
+from distiller.settings import ServingSettings, Settings, SigningSettings
+from distiller.signature import sign
 from proxy.errors import BadInput
 from proxy.log import Log
 from router.registry import Candidate
 from tests.distiller.queues import asking, toy_encoder, toy_head
 from tests.distiller.test_serving import until
+from tests.distiller.test_signature import written
 from tests.logs import migrated
 from tests.router.conftest import known
 from tests.servers import free_port
@@ -58,6 +62,33 @@ async def test_a_small_student_needs_no_vllm(settings: Settings, student: Candid
         await engines.ended()
     assert engines.state() == "down"
     assert json.loads(settings.small_state.read_text())["reason"] == "stopped"
+
+
+async def test_a_student_that_is_not_signed_is_not_served_and_that_is_told(
+    settings: Settings, student: Candidate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = written(tmp_path)
+    with pytest.raises(BadInput, match="holds no Ed25519 public key"):
+        Engines(replace(settings, signing=SigningSettings(public_key=str(tmp_path / "nowhere"))))
+    signed = seal(tmp_path / "student-1", tmp_path / "students", {})
+    sign(signed.path, keys)
+    shutil.copytree(signed.path / "small", tmp_path / "other" / "small")
+    (tmp_path / "other" / "more").write_text("x")
+    unsigned = seal(tmp_path / "other", tmp_path / "students", {})
+    both = [replace(student, id=one.id, bundle=str(one.path)) for one in (signed, unsigned)]
+    engines, stop = Engines(replace(settings, signing=keys)), asyncio.Event()
+    engines.want(both[1:], stop)
+    engines.want(both[1:], stop)
+    assert not engines.started
+    assert caplog.text.count(f"{unsigned.id} is not served: {unsigned.id} is not signed") == 1
+    engines.want(both, stop)
+    try:
+        await until(lambda: bool(engines.served()))
+        assert set(engines.served()) == {signed.id}
+        assert list(json.loads(settings.small_state.read_text())["failed"]) == [unsigned.id]
+    finally:
+        stop.set()
+        await engines.ended()
 
 
 async def test_a_student_without_an_engine_is_said(settings: Settings, student: Candidate) -> None:

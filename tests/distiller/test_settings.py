@@ -53,6 +53,7 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("[router]\nslice_floor = 0.95", r"router\.slice_floor must lie between 0 and 1 - router\.margin"),
         ('[teacher]\nurl = "api.openai.com"', "must start with http"),
         ('[serving]\ndevice = "tpu"', "must be cpu or gpu"),
+        ('[signing]\nkey = "a"\nkey_env = "B"', "signing has both key and key_env"),
         ("[edge]\ncontext = 0", r"edge\.context must be at least 1"),
         ("[edge]\nthreads = -1", r"edge\.threads 0"),
         ("[proxy]\nworkers = 0", "at least 1"),

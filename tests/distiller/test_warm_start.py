@@ -11,8 +11,8 @@ from distiller.curate import Recorded
 from distiller.dataset import Dataset
 from distiller.incumbent import Incumbent
 from distiller.settings import DistillerSettings
-from distiller.train import learning_model, save_weights
 from distiller.train import TrainSettings as Training
+from distiller.train import learning_model, save_weights
 from distiller.warm_start import drawn, misfit, needed, start_of
 from router.settings import TaskSettings
 from tests.distiller.test_curate import row

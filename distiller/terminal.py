@@ -186,10 +186,8 @@ def distilled_summary(done: Any) -> None:
     """`stillroom distill`."""
     dropped = ", ".join(f"{count} {reason}" for reason, count in done.dropped.items()) or "none"
     sure, tokens = done.threshold, done.bundle.manifest["card"].get("first_tokens", 0)
-    lost = done.duel is not None and done.duel.lost
-    standing = "" if done.fresh else " (no candidate: worse than the one before)" if lost else " (known already)"
     Console().print(
-        f"{done.bundle.id}{standing} at {done.bundle.path}\n"
+        f"{done.bundle.id}{_registered(done)} at {done.bundle.path}\n"
         f"read {done.read} exchanges at snapshot {done.snapshot}; dropped: {dropped}\n"
         f"{done.kind}, trained on {done.trained_rows} rows in {done.trained['seconds']:.0f} s{_speed(done.trained)}\n"
         + "".join(map(_tried, done.tried if len(done.tried) > 1 else ()))
@@ -213,6 +211,12 @@ def distilled_summary(done: Any) -> None:
     )
     for note in done.notes:
         Console().print(note, soft_wrap=True, markup=False)
+
+
+def _registered(done: Any) -> str:
+    if done.duel is not None and done.duel.lost:
+        return " (no candidate: worse than the one before)"
+    return "" if done.fresh else " (known already)"
 
 
 def lineage_summary(found: Any) -> None:

@@ -1,7 +1,7 @@
 """Owns whose answers a student learns from, and whether their terms of use were acknowledged. Gives no legal advice.
 
 A provider is told by the model that answered where its name says so, else by the host that was asked. Servers on this
-machine or in a private network answer for themselves, as does a model whose weights are open. Must not know students.
+machine or in a private network are nobody else's. Must not know students.
 """
 
 import ipaddress
@@ -21,8 +21,7 @@ SAID: Mapping[str, str] = MappingProxyType(
 )
 _OTHERS = "whose terms may limit what its output is used for"
 _FAMILIES = (
-    (re.compile(r"gpt-oss"), ""),  # open weights
-    (re.compile(r"gpt-|chatgpt-|o\d|text-davinci|davinci"), "openai"),
+    (re.compile(r"gpt-\d|chatgpt-|o\d|(?:text-)?davinci"), "openai"),
     (re.compile(r"claude"), "anthropic"),
     (re.compile(r"gemini"), "google"),
 )
@@ -51,7 +50,7 @@ def providers(row: Recorded, teacher: TeacherSettings) -> tuple[str, ...]:
     name = (row.model or asked).lower().removeprefix("ft:").rpartition("/")[2]
     for family, provider in _FAMILIES:
         if family.match(name):
-            return (provider,) if provider else ()
+            return (provider,)
     hosts = [urlsplit(url).hostname or "" for url in (teacher.url, *(each.url for each in teacher.deployments))]
     return tuple(dict.fromkeys(_provider(host) for host in hosts if not _own(host)))
 

@@ -67,7 +67,7 @@ def test_the_key_may_be_in_the_environment(
 def test_what_was_changed_or_signed_by_another_is_refused(tmp_path: Path, keys: SigningSettings) -> None:
     bundle, other = student(tmp_path), student(tmp_path, "others")
     sign(bundle.path, written(tmp_path, "foreign"))
-    with pytest.raises(Refused, match="is not by the key in signing.public_key"):
+    with pytest.raises(Refused, match=r"is not by the key in signing.public_key"):
         verify(bundle.path, keys)
     for one in (bundle, other):
         sign(one.path, keys)
@@ -95,7 +95,7 @@ def test_erasing_rows_of_the_holdout_keeps_a_signature_and_nothing_else_may_be_r
     amend(bundle.path, "holdout.jsonl", b"two\n", bundle.manifest)
     verify(bundle.path, keys)
     amend(bundle.path, "weights", b"worse", bundle.manifest)
-    with pytest.raises(Refused, match="weights of student-.* was replaced after it was signed"):
+    with pytest.raises(Refused, match=r"weights of student-.* was replaced after it was signed"):
         verify(bundle.path, keys)
 
 
@@ -104,8 +104,8 @@ def test_what_is_no_key_is_said(tmp_path: Path, keys: SigningSettings) -> None:
     key = generate_private_key(SECP256R1())
     other.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     for bad in (
-        SigningSettings(key=str(other)), SigningSettings(key=str(tmp_path / "none")), SigningSettings(key_env="NOT_SET"),
-        SigningSettings(key=keys.public_key),
+        SigningSettings(key=str(other)), SigningSettings(key=keys.public_key),
+        SigningSettings(key=str(tmp_path / "none")), SigningSettings(key_env="NOT_SET"),
     ):  # fmt: skip
         with pytest.raises(BadInput, match="holds no Ed25519 private key in PEM"):
             sign(bundle.path, bad)

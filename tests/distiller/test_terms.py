@@ -20,7 +20,7 @@ OWN = TeacherSettings(url="http://127.0.0.1:9000")
         ("claude-sonnet", "", OWN, ("anthropic",)),
         ("openrouter/gemini-2", "", OWN, ("google",)),
         ("bedrock/claude", "claude", TeacherSettings(translate=("bedrock/",)), ("bedrock",)),
-        ("gpt-oss-20b", "openai/gpt-oss-20b", OPENAI, ()),
+        ("gpt-oss-20b", "openai/gpt-oss-20b", OWN, ()),  # Its weights are open.
         ("smollm2", "smollm2", OWN, ()),
         ("smollm2", "", TeacherSettings(url="http://vllm.llms.internal:8000"), ()),
         ("smollm2", "", TeacherSettings(url="http://10.1.2.3:8000"), ()),

@@ -7,8 +7,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -19,9 +20,11 @@ from distiller.examples import Encoded, encode, soften
 from distiller.generate import generate
 from distiller.projection import Projection, report
 from distiller.recipes import Made, Report
+from distiller.row_weights import Weighted, weigh_rows
 from distiller.settings import DistillerSettings, Settings
 from distiller.token_bytes import TokenBytes
 from distiller.train import TrainSettings, train
+from distiller.warm_start import PREVIOUS, Start, start_of
 from proxy.errors import Refused
 from proxy.logprobs import unpacked
 from router.prompt import student_messages
@@ -29,10 +32,20 @@ from router.prompt import student_messages
 ADAPTER = "adapter"
 
 
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What a training gets: the base, where it starts, the rows as token ids, oldest first, and why others are not."""
+
+    base: Path
+    start: Start
+    rows: Sequence[tuple[Encoded, Recorded]]
+    left_out: Counter[str]
+
+
 def adapter_student(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
     """Train an adapter into `folder`/adapter; Refused where no row fits into the limits."""
-    base, rows, left_out = fitting_rows(data, settings, on_progress)
-    return trained_adapter(base, [row for row, _ in rows], left_out, data, settings, folder, on_progress)
+    taught = taught_rows(data, settings, on_progress)
+    return trained_adapter(taught, [row for row, _ in taught.rows], data, settings, folder, on_progress)
 
 
 def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
@@ -40,39 +53,45 @@ def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: R
 
     Writes `projection_report.json`. Refused where none were recorded.
     """
-    base, rows, left_out = fitting_rows(data, settings, on_progress)
-    if not any(source.logprobs for _, source in rows):
+    taught = taught_rows(data, settings, on_progress)
+    if not any(source.logprobs for _, source in taught.rows):
         raise Refused("no log-probabilities of the teacher were recorded; teacher.logprobs_share asks for them")
-    tokens = TokenBytes(AutoTokenizer.from_pretrained(base).backend_tokenizer)
+    tokens = TokenBytes(AutoTokenizer.from_pretrained(taught.base).backend_tokenizer)
     softened: list[Encoded] = []
     projections: list[Projection | None] = []
-    for row, source in rows:
+    for row, source in taught.rows:
         known = unpacked(source.logprobs) if source.logprobs else ()
         soft, projection = soften(row, source.answer, known, tokens) if known else (row, None)
         softened.append(soft)
         projections.append(projection)
     (folder / "projection_report.json").write_text(json.dumps(asdict(report(projections)), indent=1))
-    return trained_adapter(base, softened, left_out, data, settings, folder, on_progress)
+    return trained_adapter(taught, softened, data, settings, folder, on_progress)
 
 
 def trained_adapter(
-    base: Path, encoded: Sequence[Encoded], left_out: Counter[str], data: Dataset, settings: Settings, folder: Path,
-    on_progress: Report, aside: Sequence[Encoded] = (), steps: int = 0,
+    taught: Taught, encoded: Sequence[Encoded], data: Dataset, settings: Settings, folder: Path, on_progress: Report,
+    aside: Sequence[Encoded] = (), steps: int = 0,
 ) -> Made:  # fmt: skip
     """Train on `encoded`, which is what is served, and on what is learned `aside`; then answer the holdout.
 
     In so many `steps`, or (0) as many as the settings' epochs take.
     """
-    options, adapter = settings.distiller, folder / ADAPTER
-    given = replace(train_settings(options), steps=steps)
-    trained = train(base, [*encoded, *aside], given, adapter, lambda i, n, _: on_progress("training", i, n))
+    base, start, options, adapter = taught.base, taught.start, settings.distiller, folder / ADAPTER
+    weighted = weigh_rows([row for _, row in taught.rows], data.evaluator, options)
+    if weighted:
+        encoded = [replace(row, weight=weight) for row, weight in zip(encoded, weighted.weights.tolist(), strict=True)]
+    trained = train(
+        base, [*encoded, *aside], replace(train_settings(options), steps=steps), adapter,
+        lambda i, n, _: on_progress("training", i, n), init=start.adapter,
+    )  # fmt: skip
     limit = _answer_limit(encoded)
     answers = generate(
         base, adapter, data.asked(data.holdout), limit, threads(options), lambda i, n: on_progress("holdout", i, n)
     )
     (folder / "losses.json").write_text(json.dumps(trained.losses))
     facts = {key: value for key, value in asdict(trained).items() if key != "losses"} | {"dtype": compute_dtype()}
-    return Made(base, answers, limit, len(encoded), facts, left_out)
+    facts |= _told(start, weighted) if options.init == PREVIOUS or weighted else {}
+    return Made(base, answers, limit, len(encoded), facts, taught.left_out, start.parent)
 
 
 def threads(options: DistillerSettings) -> int:
@@ -80,19 +99,37 @@ def threads(options: DistillerSettings) -> int:
     return options.threads or os.cpu_count() or 1
 
 
-def fitting_rows(
-    data: Dataset, settings: Settings, on_progress: Report
-) -> tuple[Path, list[tuple[Encoded, Recorded]], Counter[str]]:
-    """The base model, the newest rows that fit into the limits as token ids, oldest first, and why others do not."""
+def taught_rows(data: Dataset, settings: Settings, on_progress: Report) -> Taught:
+    """The newest rows that fit into the limits; from the base on all of them, where too few older ones would remain."""
     options = settings.distiller
     on_progress(f"base model {options.base}", 0, 1)
     base = resolve_base(options.base, settings.folder / "bases")
+    start = start_of(data, base, options)
+    rows, left_out = _rows(data, start.rows, base, options)
+    replayed = sum(row.exchange_id in start.replayed for _, row in rows)
+    if start.parent and replayed < options.replay_share * len(rows):
+        why = f"{replayed} older rows of {len(rows)} fit into distiller.max_tokens and distiller.train_tokens"
+        start = Start(data.train, why=f"{why}: too few to go on from {start.parent.id}")
+        rows, left_out = _rows(data, start.rows, base, options)
+    return Taught(base, start, rows, left_out)
+
+
+def _told(start: Start, weighted: Weighted | None) -> dict[str, Any]:
+    """What the manifest says of a training that did not simply start from the base with all rows alike."""
+    parent = start.parent.id if start.parent else None
+    found: dict[str, Any] = {"parent": parent, "replayed": len(start.replayed), "from_base_because": start.why}
+    return found | ({"effective_rows": weighted.effective} if weighted else {})
+
+
+def _rows(
+    data: Dataset, wanted: Sequence[Recorded], base: Path, options: DistillerSettings
+) -> tuple[list[tuple[Encoded, Recorded]], Counter[str]]:
     tokenizer = AutoTokenizer.from_pretrained(base)
     budget = options.train_tokens // options.epochs if options.train_tokens else None
     encoded: list[tuple[Encoded, Recorded]] = []
     left_out: Counter[str] = Counter()
     spent = 0
-    for row in reversed(data.train):
+    for row in reversed(wanted):
         one = encode(tokenizer, student_messages(row.messages, data.static), row.answer)
         length = len(one.input_ids)
         if length > options.max_tokens:
@@ -106,7 +143,7 @@ def fitting_rows(
         raise Refused(
             f"no row fits into distiller.max_tokens = {options.max_tokens} and distiller.train_tokens: raise them"
         )
-    return base, encoded[::-1], left_out
+    return encoded[::-1], left_out
 
 
 def train_settings(options: DistillerSettings) -> TrainSettings:

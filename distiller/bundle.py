@@ -5,6 +5,7 @@ It never changes, but for what must not be kept any longer (`amend`): then the m
 students/student-3fa9.../
     ...              weights, tokenizer, template, lineage, evaluation, whatever was sealed in
     SHA256SUMS       of all of them, as `sha256sum --check` reads it; the student's id is its digest
+    SHA256SUMS.sig   a signature of that, where there is one (`distiller.signature`)
     manifest.json    written last: a folder without it was never finished
 """
 
@@ -22,6 +23,7 @@ from proxy.files import put
 
 SUMS = "SHA256SUMS"
 MANIFEST = "manifest.json"
+SIGNATURE = "SHA256SUMS.sig"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,7 @@ def load_bundle(path: Path) -> Bundle:
     stored, text = _read_manifest(path / MANIFEST), (path / SUMS).read_text()
     amended = stored.get("amended", {})
     listed = _listed(text)
-    sealed = listed | {name: digests["sealed"] for name, digests in amended.items()}
-    identity = _identity(_sums_text(sealed))
+    identity = _identity(_sealed_text(listed, amended))
     if stored["id"] != identity:
         raise BadInput(f"{path / SUMS} was changed: it does not give the id {stored['id']}; restore or distill again")
     found = _sums(path)
@@ -111,6 +112,16 @@ def listed(path: Path) -> dict[str, str]:
     return _listed((path / SUMS).read_text())
 
 
+def sealed_sums(path: Path) -> tuple[str, frozenset[str]]:
+    """SHA256SUMS as the student in `path` was sealed, and the names of the files that were amended since."""
+    amended = _read_manifest(path / MANIFEST).get("amended", {})
+    return _sealed_text(_listed((path / SUMS).read_text()), amended), frozenset(amended)
+
+
+def _sealed_text(listed: Mapping[str, str], amended: Mapping[str, Mapping[str, str]]) -> str:
+    return _sums_text({**listed, **{name: digests["sealed"] for name, digests in amended.items()}})
+
+
 def _sums_text(sums: Mapping[str, str]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in sums.items())
 
@@ -120,13 +131,13 @@ def _listed(text: str) -> dict[str, str]:
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """Relative POSIX path -> SHA-256 (hex) of every file, in order of path, without the two files `seal` adds."""
+    """Relative POSIX path -> SHA-256 (hex) of every file, in order of path, without what is added to a sealed one."""
     sums = {}
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise BadInput(f"{path} is a symbolic link: a student's folder must hold its own files")
-        if path.is_file() and name not in (SUMS, MANIFEST):
+        if path.is_file() and name not in (SUMS, MANIFEST, SIGNATURE):
             with path.open("rb") as file:
                 sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return sums

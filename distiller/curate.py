@@ -61,6 +61,8 @@ class Recorded:
     """The whole body, for evaluators."""
     logprobs: bytes | None = None
     """The teacher's, as `proxy.logprobs` packs them; where it was asked for them."""
+    model: str = ""
+    """Which model answered, as the answer names it."""
 
 
 _Dropped = defaultdict[str, list[Recorded]]

@@ -7,11 +7,14 @@ as the log still holds them.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distiller.curate import Curation, Recorded, Split, curate, split
+from distiller.incumbent import Incumbent, incumbent
 from distiller.settings import Settings
+from distiller.snapshots import CURRENT, OLDER_SNAPSHOT, Snapshot, outdated, snapshots
+from distiller.terms import Terms, check, terms_of
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from router.evaluators import evaluator_for, known_labels
@@ -20,7 +23,10 @@ from router.prompt import static_lines, student_messages
 from router.said import Said
 from router.settings import TaskSettings
 
-_COLUMNS = "id, ts, request, coalesce(answer, ''), status, partial, finish_reason, tool_calls IS NOT NULL, logprobs"
+_COLUMNS = """
+id, ts, request, coalesce(answer, ''), status, partial, finish_reason, tool_calls IS NOT NULL, logprobs,
+coalesce(model, '')
+"""
 _NEWEST = f"""
 SELECT {_COLUMNS} FROM exchanges AT (VERSION => {{version}})
 WHERE task = ? AND served_by = 'teacher' AND path = '/v1/chat/completions' AND request_encoding = 'utf-8'
@@ -49,6 +55,12 @@ class Dataset:
     declared: TaskSettings
     labels: tuple[str, ...]
     rationales: Mapping[str, str] = field(default_factory=dict)
+    incumbent: Incumbent | None = None
+    """The student that answers the task now."""
+    snapshots: Sequence[Snapshot] = ()
+    """Of the teacher, over all that was read."""
+    terms: tuple[Terms, ...] = ()
+    """Of those whose answers are in `train`."""
 
     def asked(self, rows: Sequence[Recorded]) -> list[list[dict[str, str]]]:
         """The rows' prompts as the student is shown them."""
@@ -59,7 +71,9 @@ def dataset(log: Log, task: str, settings: Settings) -> Dataset:
     """The newest exchanges of `task`; BadInput where there are none, Refused where too few are fit to learn from."""
     options, declared = settings.distiller, settings.router.tasks.get(task, TaskSettings())
     snapshot, rows = newest(log, task, options.max_rows)
-    curation: Curation = curate(rows)
+    seen = snapshots(rows)
+    fit = [row for row in rows if options.snapshots != CURRENT or not outdated(row, seen)]
+    curation: Curation = curate(fit)
     if len(curation.kept) < options.min_exchanges:
         raise Refused(
             f"task {task!r} has {len(curation.kept)} exchanges fit to learn from and {options.min_exchanges} are "
@@ -70,8 +84,11 @@ def dataset(log: Log, task: str, settings: Settings) -> Dataset:
     evaluator = judge_instead(evaluator_for(declared, answers), settings.judge)
     if evaluator == "tools":
         raise Refused(f"task {task!r} is declared to call tools, and students answer in text: drop its evaluator")
-    dropped = dict(Counter(curation.dropped) + Counter(parts.dropped))
-    return _dataset(task, snapshot, len(rows), dropped, parts.train, parts.holdout, evaluator, declared)
+    dropped = dict(Counter(curation.dropped) + Counter(parts.dropped) + Counter({OLDER_SNAPSHOT: len(rows) - len(fit)}))
+    made = _dataset(task, snapshot, len(rows), dropped, parts.train, parts.holdout, evaluator, declared)
+    terms = terms_of(parts.train, settings.teacher, options.teacher_terms_ack)
+    check(terms, options.terms, task)
+    return replace(made, incumbent=incumbent(log, task), snapshots=seen, terms=terms)
 
 
 def newest(log: Log, task: str, most: int) -> tuple[int, list[Recorded]]:
@@ -119,13 +136,13 @@ def _dataset(
 
 def _recorded(
     identity: str, ts: Any, request: str, answer: str, status: int, partial: bool, finish: str | None, calls: bool,
-    logprobs: bytes | None,
+    logprobs: bytes | None, model: str,
 ) -> Recorded:  # fmt: skip
     body = json.loads(request)
     messages = tuple(body["messages"])
     # A later turn of the same conversation repeats its opening; a single turn has nothing to keep together.
     opening = json.dumps(messages[: _first_user(messages) + 1]) if len(messages) > 2 else None
-    return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening, body, logprobs)
+    return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening, body, logprobs, model)
 
 
 def _first_user(messages: Sequence[Mapping[str, Any]]) -> int:

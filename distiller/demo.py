@@ -191,6 +191,8 @@ class _Loop:
                 f"holdout agreement {done.holdout.student:.3f} ({untuned(done.holdout)}"
                 f"most common answer {done.holdout.majority:.3f})"
             )
+            for note in done.notes:
+                self.console.print(f"   {note}", markup=False)
         except StillroomError as error:
             self.distilled[task] = str(error)
             self.console.print(f"   {task}: {error}")

@@ -13,18 +13,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from distiller import terms
 from distiller.adapter_student import threads
 from distiller.base import base_identity
 from distiller.bundle import Bundle, seal
+from distiller.champion import Duel, duel, in_words
 from distiller.dataset import Dataset, dataset
 from distiller.engines import VLLM
 from distiller.explained_student import EXPLAINED
 from distiller.explaining import with_rationales
 from distiller.generate import generate
 from distiller.proposal import Proposal, answered, card, mean, propose, report_data
-from distiller.recipes import Report
+from distiller.recipes import Made, Report
 from distiller.scoring import Score, scoring
 from distiller.settings import Settings
+from distiller.signature import sign
+from distiller.snapshots import changes
 from distiller.tries import Tried, Try, best
 from proxy.deployments import connect
 from proxy.log import Log
@@ -80,6 +84,10 @@ class Distilled:
     holdout: Holdout
     threshold: Threshold | None
     calibration: Calibration
+    duel: Duel | None
+    """Against the student that answers now; where it was lost, the new one is kept but no candidate."""
+    notes: Sequence[str]
+    """What people should be told: a teacher that changed, terms, the duel, where training started."""
 
 
 def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Distilled:
@@ -101,14 +109,15 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
         try:
             chosen, tried = best(settings.distiller, scratch, make)
             holdout = _controls(chosen, data, settings, score, on_progress)
-            return _finish(log, settings, data, chosen, tried, holdout, started)
+            against = duel(log, data, chosen.verdicts, settings, score, on_progress)
+            return _finish(log, settings, data, chosen, tried, holdout, against, started)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _finish(
     log: Log, settings: Settings, data: Dataset, chosen: Proposal, tried: Sequence[Tried], holdout: Holdout,
-    started: float,
+    against: Duel | None, started: float,
 ) -> Distilled:  # fmt: skip
     made, threshold, router = chosen.made, chosen.threshold, settings.router
     dropped = dict(Counter(data.dropped) + Counter(made.left_out))
@@ -118,11 +127,13 @@ def _finish(
         "settings": asdict(chosen.options), "card": said, "evaluator": data.evaluator, "read": data.read,
         "dropped": dropped, "trained": {"rows": made.rows, **made.facts}, "tried": [asdict(one) for one in tried],
         "holdout": asdict(holdout), "threshold": asdict(threshold) if threshold else None,
-        "calibration": asdict(chosen.calibration),
+        "calibration": asdict(chosen.calibration), "champion": asdict(against) if against else None,
+        "snapshots": [asdict(one) for one in data.snapshots], "terms": [asdict(one) for one in data.terms],
     }  # fmt: skip
     report_data(data, chosen.folder)
     bundle = seal(chosen.folder, settings.students, manifest)
-    fresh = register(
+    sign(bundle.path, settings.signing)
+    fresh = not (against and against.lost) and register(
         log, candidate=bundle.id, task=data.task, kind="student", evaluator=data.evaluator,
         threshold=threshold.value if threshold else None, margin=router.margin, alpha=router.alpha,
         snapshot=data.snapshot, bundle=str(bundle.path), card=said,
@@ -131,8 +142,19 @@ def _finish(
     charge(log, "training", hours * settings.money.training_hour, hours, "hour", task=data.task, model=bundle.id)
     return Distilled(
         bundle, fresh, chosen.kind.name, tried, data.snapshot, data.read, dropped, made.rows, made.facts,
-        data.evaluator, holdout, threshold, chosen.calibration,
+        data.evaluator, holdout, threshold, chosen.calibration, against, _notes(data, made, against),
     )  # fmt: skip
+
+
+def _notes(data: Dataset, made: Made, against: Duel | None) -> list[str]:
+    parent, why = made.facts.get("parent"), made.facts.get("from_base_because")
+    return [
+        *changes(data.snapshots),
+        *(terms.in_words(one) for one in data.terms if not one.acknowledged),
+        *([f"went on from {parent}, with {made.facts['replayed']} older rows"] if parent else []),
+        *([f"trained from the base: {why}"] if why else []),
+        *([in_words(against)] if against else []),
+    ]
 
 
 def _plan(log: Log, task: str, settings: Settings) -> Plan:

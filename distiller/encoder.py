@@ -84,6 +84,7 @@ class _Example:
     reading: Reading
     targets: Targets
     tags: list[int]
+    weight: float
 
 
 def train_encoder(
@@ -92,8 +93,11 @@ def train_encoder(
     folder: Path,
     settings: EncoderSettings,
     on_progress: Progress,
+    weights: Sequence[float] | None = None,
 ) -> Facts:
     """Trains a student of (prompt, answer) rows from the encoder in a folder, and saves it to `folder`.
+
+    `weights`, one a row, are how much each counts in the loss; None: all the same.
 
     The number of epochs is the one at which most rows of an inner holdout were answered exactly; then it is trained on
     all rows. Same input and seed, same bytes. Refused where the answers have no fixed form (`extraction.learn`).
@@ -102,7 +106,9 @@ def train_encoder(
     torch.set_num_threads(settings.threads)
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     learned = learn([(one_text(prompt), answer) for prompt, answer in rows])
-    examples, dropped = _examples(tokenizer, rows, learned.targets, len(learned.form.copied), settings.max_tokens)
+    examples, dropped = _examples(
+        tokenizer, rows, learned.targets, len(learned.form.copied), settings.max_tokens, weights or [1.0] * len(rows)
+    )
     if len(examples) < 2:
         raise Refused(f"no more than {len(examples)} row has copies that fit into max_tokens = {settings.max_tokens}")
     dropped.update(learned.dropped)
@@ -148,11 +154,12 @@ def load(folder: Path) -> Predict:
 
 
 def _examples(
-    tokenizer: Any, rows: Sequence[tuple[Prompt, str]], targets: Sequence[Targets | None], fields: int, most: int
-) -> tuple[list[_Example], Counter[str]]:
+    tokenizer: Any, rows: Sequence[tuple[Prompt, str]], targets: Sequence[Targets | None], fields: int, most: int,
+    weights: Sequence[float],
+) -> tuple[list[_Example], Counter[str]]:  # fmt: skip
     examples: list[_Example] = []
     dropped: Counter[str] = Counter()
-    for (prompt, _), found in zip(rows, targets, strict=True):
+    for (prompt, _), found, weight in zip(rows, targets, weights, strict=True):
         if found is None:
             continue
         text = one_text(prompt)
@@ -161,7 +168,7 @@ def _examples(
         if tags is None:
             dropped["not_whole_units"] += 1
         else:
-            examples.append(_Example(text, reading, found, tags))
+            examples.append(_Example(text, reading, found, tags, weight))
     return examples, dropped
 
 
@@ -250,9 +257,11 @@ def _batches(examples: Sequence[_Example], size: int, shuffle: random.Random) ->
 
 
 def _loss(network: Network, examples: Sequence[_Example], padding: int) -> torch.Tensor:
-    """Nats an answer: the negative log-probability of all its classes and tags."""
+    """Nats an answer: the negative log-probability of all its classes and tags, each answer times its weight."""
     batch: Batch = collate([one.reading for one in examples], padding)
     classes, tags = network(batch)
+    weights = torch.tensor([one.weight for one in examples], dtype=tags.dtype)[:, None]
+    classes, tags = [scores * weights for scores in classes], tags * weights[..., None]
     width = tags.shape[1]
     wanted = torch.tensor([one.tags + [_PADDING_TAG] * (width - len(one.tags)) for one in examples], dtype=torch.long)
     total = F.nll_loss(tags.flatten(0, 1), wanted.flatten(), ignore_index=_PADDING_TAG, reduction="sum")

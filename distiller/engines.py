@@ -5,6 +5,7 @@ Each starts with the first student that needs it, and runs until the end. Must n
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,9 +15,12 @@ from typing import NamedTuple
 from distiller.base import compute_dtype
 from distiller.serving import Command, Engine, EngineSettings, EngineStatus, Golden, engine_command, small_command
 from distiller.settings import Settings
-from proxy.errors import BadInput
+from distiller.signature import trust
+from proxy.errors import BadInput, Refused
 from proxy.files import put
 from router.registry import Candidate
+
+_log = logging.getLogger("stillroom.engines")
 
 VLLM, SMALL = "vllm", "small"  # as a student's card names its engine; one without a name is vLLM's
 
@@ -41,8 +45,10 @@ class Engines:
     """The engines that run. Everything happens on the loop that `want` is called on."""
 
     def __init__(self, settings: Settings) -> None:
-        """Nothing starts before a student is wanted."""
+        """Nothing starts before a student is wanted. BadInput where the key that students need cannot be read."""
         self._settings = settings
+        self._trust = trust(settings.signing)
+        self._problems: dict[str, str] = {}  # of every student looked at; empty where there is none
         self._kinds = {
             VLLM: _Kind(_vllm_settings, "adapter", engine_command),
             SMALL: _Kind(_small_settings, "small", small_command),
@@ -70,8 +76,10 @@ class Engines:
     def want(self, students: Sequence[Candidate], stop: asyncio.Event) -> None:
         """Serve exactly these from the next second on; an engine that is needed now runs until `stop`.
 
+        None that is not signed as `[signing]` wants it is served.
         Raises what ended an engine for good, and BadInput for a student that wants an engine there is not.
         """
+        students = [student for student in students if self._trusted(student)]
         needed = [_needed(student) for student in students]
         for one in (one for one in dict.fromkeys(needed) if one not in self._engines):
             self._start(one, _of(one, needed, students), stop)
@@ -93,7 +101,7 @@ class Engines:
         wanted, state = kind.settings(self._settings, first), self._settings.small_state
         if one.kind == VLLM:
             wanted, state = self._apart(wanted)
-        engine = Engine(wanted, partial(_note, state), kind.command)
+        engine = Engine(wanted, partial(_note, state, self._problems), kind.command)
         self._engines[one] = engine
         self._running[one] = asyncio.create_task(engine.run(stop))
 
@@ -107,6 +115,17 @@ class Engines:
         name = f"engine-{before + 1}"
         state = self._settings.engine_state.with_stem(name)
         return replace(wanted, port=port, log=wanted.log.with_stem(name)), state
+
+    def _trusted(self, student: Candidate) -> bool:
+        """Looked at once: a bundle never changes, and the engine reads it soon after."""
+        if student.id not in self._problems:
+            try:
+                self._trust(Path(student.bundle))
+                self._problems[student.id] = ""
+            except (BadInput, Refused) as error:
+                self._problems[student.id] = str(error)
+                _log.error("%s is not served: %s", student.id, error)
+        return not self._problems[student.id]
 
     def _statuses(self) -> list[EngineStatus]:
         return [engine.status() for engine in self._engines.values()]
@@ -155,6 +174,7 @@ def _golden(student: Candidate) -> list[Golden]:
     return [Golden(item["messages"], item["text"]) for item in student.card["golden"]]
 
 
-def _note(path: Path, status: EngineStatus) -> None:
-    said: Mapping[str, object] = {**asdict(status), "ready": sorted(status.ready), "failed": dict(status.failed)}
+def _note(path: Path, problems: Mapping[str, str], status: EngineStatus) -> None:
+    failed = {**{name: why for name, why in problems.items() if why}, **status.failed}
+    said: Mapping[str, object] = {**asdict(status), "ready": sorted(status.ready), "failed": failed}
     put(path, json.dumps(said))

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from distiller.adapter_student import fitting_rows, train_settings, trained_adapter
+from distiller.adapter_student import taught_rows, train_settings, trained_adapter
 from distiller.curate import Recorded
 from distiller.dataset import Dataset
 from distiller.examples import Encoded, completion_tokens, encode
@@ -46,15 +46,15 @@ def explained_student(data: Dataset, settings: Settings, folder: Path, on_progre
 
 def apart(data: Dataset, settings: Settings, folder: Path, on_progress: Report, why: Why) -> Made:
     """Answers without their reasons, and these as a task of their own; with no texts in `why` they are not learned."""
-    base, rows, left_out = fitting_rows(data, settings, on_progress)
-    steps = len(plan([len(row.input_ids) for row, _ in rows], train_settings(settings.distiller)))
-    given = _Lessons(AutoTokenizer.from_pretrained(base), data, why, settings.distiller.max_tokens)
-    sources = [source for _, source in rows]
-    answers = given.emptied(sources) if why.keys else [row for row, _ in rows]
+    taught = taught_rows(data, settings, on_progress)
+    steps = len(plan([len(row.input_ids) for row, _ in taught.rows], train_settings(settings.distiller)))
+    given = _Lessons(AutoTokenizer.from_pretrained(taught.base), data, why, settings.distiller.max_tokens)
+    sources = [source for _, source in taught.rows]
+    answers = given.emptied(sources) if why.keys else [row for row, _ in taught.rows]
     told = given.asides(sources)
     aside = weighed(answers, list(told.values()))
     (folder / RATIONALES).write_text(json.dumps(list(told)))
-    made = trained_adapter(base, answers, left_out, data, settings, folder, on_progress, aside, steps)
+    made = trained_adapter(taught, answers, data, settings, folder, on_progress, aside, steps)
     return replace(made, facts={**made.facts, "rationales": len(aside), "contradicting": why.contradicting})
 
 

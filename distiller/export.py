@@ -32,6 +32,7 @@ from distiller.gguf_file import write_gguf
 from distiller.merge import merge, weights
 from distiller.scoring import scoring
 from distiller.settings import Settings
+from distiller.signature import verify
 from proxy.errors import BadInput, Refused, Unavailable
 from proxy.log import Log
 from router.prompt import student_messages
@@ -79,6 +80,7 @@ def export(
     if files and importlib.util.find_spec("xllamacpp") is None:
         raise Unavailable(INSTALL)
     bundle, base = _student(candidate)
+    verify(bundle.path, settings.signing)
     place = target / bundle.id
     known = {kind: found for kind in kinds if (found := _known(place, kind)) is not None}
     if len(known) == len(kinds):

@@ -71,10 +71,12 @@ def train_head(
     seed: int,
     threads: int,
     on_progress: Callable[[int, int], None],
+    weights: Matrix | None = None,
 ) -> HeadFacts:
     """Learn prompt -> label from `rows` into `folder`, which is made; the same input and seed give the same bytes.
 
-    Refused where a linear head makes no sense: a single label, or more labels than half the rows.
+    `weights`, one a row, are how much each counts in the regression; None: all the same. Refused where a linear head
+    makes no sense: a single label, or more labels than half the rows.
     """
     import torch
     from threadpoolctl import threadpool_limits
@@ -88,10 +90,10 @@ def train_head(
         folds = fold_of(labels, seed)
         fitted = []
         for number, c in enumerate(STRENGTHS, 1):
-            fitted.append(_cross_validated(vectors, labels, folds, c))
+            fitted.append(_cross_validated(vectors, labels, folds, c, weights))
             on_progress(len(rows) + FOLDS * number, steps)
         best = min(fitted, key=lambda one: one.loss)  # of equal ones the more regularised
-        weight, bias = _fit(vectors, labels, best.c)
+        weight, bias = _fit(vectors, labels, best.c, weights)
     folder.mkdir(parents=True)
     kept = {"weight": weight, "bias": bias}  # safetensors writes memory as it lies, whatever the strides say
     save_file({name: np.ascontiguousarray(value, np.float32) for name, value in kept.items()}, folder / WEIGHTS)
@@ -173,24 +175,26 @@ def _embedded(
     return np.concatenate([part.vectors for part in parts]).astype(np.float64), sum(part.cut for part in parts)
 
 
-def _fit(vectors: Matrix, labels: NDArray[np.int64], c: float) -> tuple[Matrix, Matrix]:
+def _fit(vectors: Matrix, labels: NDArray[np.int64], c: float, weights: Matrix | None) -> tuple[Matrix, Matrix]:
     """Weight (labels, dimensions) and bias (labels) of the regression; of two labels it gives only the second's."""
     from sklearn.linear_model import LogisticRegression
 
     with scikit_learn():
-        model = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(vectors, labels)
+        model = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(vectors, labels, weights)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:
         return np.concatenate([np.zeros_like(weight), weight]), np.concatenate([np.zeros_like(bias), bias])
     return weight, bias
 
 
-def _cross_validated(vectors: Matrix, labels: NDArray[np.int64], folds: NDArray[np.int64], c: float) -> _Fitted:
+def _cross_validated(
+    vectors: Matrix, labels: NDArray[np.int64], folds: NDArray[np.int64], c: float, weights: Matrix | None
+) -> _Fitted:
     scores, right = [], []
     for fold in range(FOLDS):
         held = folds == fold
         if held.any():
-            weight, bias = _fit(vectors[~held], labels[~held], c)
+            weight, bias = _fit(vectors[~held], labels[~held], c, None if weights is None else weights[~held])
             scores.append(vectors[held] @ weight.T + bias)
             right.append(labels[held])
     scored, wanted = np.concatenate(scores), np.concatenate(right)

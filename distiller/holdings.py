@@ -36,6 +36,12 @@ def spoken(request: str) -> str | None:
         return None
 
 
+def learned(folder: Path) -> frozenset[str]:
+    """The exchanges a student's weights may remember: its own, and those of the student it was trained on from."""
+    lineage = json.loads((folder / _LINEAGE).read_text(encoding="utf-8"))
+    return frozenset([*lineage["exchanges"], *lineage.get("inherited", [])])
+
+
 def cut(students: Path, exchanges: frozenset[str], conversations: frozenset[str]) -> list[Holding]:
     """Cut the exchanges out of every student's folder; one holding for each that ever had to do with any of them."""
     found = [_cut(folder, exchanges, conversations) for folder in sorted(students.glob("*/")) if _finished(folder)]
@@ -59,8 +65,7 @@ def _cut(folder: Path, exchanges: frozenset[str], conversations: frozenset[str])
     if judged or golden:
         content = "".join(line + "\n" for line in kept if line).encode()
         amend(folder, _HOLDOUT, content, {**manifest, "card": fresh})
-    learned = exchanges.intersection(json.loads((folder / _LINEAGE).read_text(encoding="utf-8"))["exchanges"])
-    return Holding(folder.name, len(learned), judged, golden)
+    return Holding(folder.name, len(exchanges & learned(folder)), judged, golden)
 
 
 def _finished(folder: Path) -> bool:

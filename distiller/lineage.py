@@ -18,11 +18,13 @@ from distiller.base import base_identity
 from distiller.bundle import Bundle, listed, load_bundle, seal
 from distiller.dataset import Dataset, again
 from distiller.explained_student import RATIONALES
+from distiller.incumbent import read
 from distiller.proposal import HOLDOUT, LINEAGE, propose, report_data
 from distiller.rationales import kept
 from distiller.recipes import Report
 from distiller.scoring import Answered, Score, scoring
 from distiller.settings import DistillerSettings, Settings
+from distiller.terms import Terms
 from distiller.tries import KINDS
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
@@ -45,11 +47,15 @@ class Lineage:
     snapshot: int
     base_sha256: str
     trained: Sequence[str]
+    """The rows of its window; `inherited` are those only the student it went on from (`parent`) learned from."""
     judged: Sequence[str]
     held: int
     first: str | None
     """When the earliest of those held was asked, `last` the latest; ISO 8601."""
     last: str | None
+    parent: str | None
+    inherited: Sequence[str]
+    terms: Sequence[Terms]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +74,13 @@ class Rebuilt:
 def lineage(log: Log, bundle: Bundle) -> Lineage:
     """Traced through the bundle's own files to the log."""
     trained, judged = _exchanges(bundle)
-    ((held, first, last),) = log.query(_HELD, [[*trained, *judged]])
-    manifest = bundle.manifest
+    manifest, told = bundle.manifest, _lineage(bundle)
+    inherited = told.get("inherited", [])
+    ((held, first, last),) = log.query(_HELD, [[*trained, *inherited, *judged]])
     kind = manifest.get("kind", ADAPTER)
     return Lineage(
         bundle.id, manifest["task"], kind, manifest["snapshot"], manifest["base_sha256"], trained, judged, held,
-        first and first.isoformat(), last and last.isoformat(),
+        first and first.isoformat(), last and last.isoformat(), told.get("parent"), inherited, _terms(manifest),
     )  # fmt: skip
 
 
@@ -84,7 +91,7 @@ def rebuild(log: Log, settings: Settings, bundle: Bundle, on_progress: Report) -
     again; it is not asked twice. Nor is what lost an A/B made again: the outcome is taken over as it stands.
     """
     manifest = bundle.manifest
-    data, options = _again(log, bundle), DistillerSettings(**_tuples(manifest["settings"]))
+    data, options = _again(log, settings, bundle), DistillerSettings(**_tuples(manifest["settings"]))
     (kind,) = (one for one in KINDS if one.name == manifest.get("kind", ADAPTER))
     then = replace(settings, distiller=options)
     with scoring(log, then, data.task, data.evaluator, data.declared) as now:
@@ -115,21 +122,35 @@ def student_of(settings: Settings, name: str) -> Bundle:
     return load_bundle(folder)
 
 
+def _lineage(bundle: Bundle) -> dict[str, Any]:
+    return dict(json.loads((bundle.path / LINEAGE).read_text(encoding="utf-8")))
+
+
+def _terms(manifest: Mapping[str, Any]) -> tuple[Terms, ...]:
+    return tuple(Terms(**one) for one in manifest.get("terms", []))
+
+
 def _exchanges(bundle: Bundle) -> tuple[list[str], list[str]]:
-    trained = json.loads((bundle.path / LINEAGE).read_text(encoding="utf-8"))["exchanges"]
+    trained = _lineage(bundle)["exchanges"]
     lines = (bundle.path / HOLDOUT).read_text(encoding="utf-8").splitlines()
     return trained, [json.loads(line)["exchange"] for line in lines]
 
 
-def _again(log: Log, bundle: Bundle) -> Dataset:
+def _again(log: Log, settings: Settings, bundle: Bundle) -> Dataset:
+    """With the student that it went on from, where it did; Refused where that one is gone or was changed."""
     manifest, card = bundle.manifest, bundle.manifest["card"]
+    parent = _lineage(bundle).get("parent")
+    before = read(settings.students / parent, parent) if parent else None
+    if before and before.broken:
+        raise Refused(f"{bundle.id} went on from {parent}, which cannot be read: {before.broken}")
     declared = TaskSettings(
         evaluator=manifest["evaluator"], aliases=card["aliases"], sets=tuple(card["sets"]),
         first_tokens=card["first_tokens"],
     )  # fmt: skip
     data = again(log, manifest["task"], manifest["snapshot"], *_exchanges(bundle), manifest["evaluator"], declared)
     told = bundle.path / RATIONALES
-    return replace(data, rationales=kept(log, json.loads(told.read_text(encoding="utf-8")))) if told.exists() else data
+    names = json.loads(told.read_text(encoding="utf-8")) if told.exists() else []
+    return replace(data, incumbent=before, terms=_terms(manifest), rationales=kept(log, names) if names else {})
 
 
 def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:

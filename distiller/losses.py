@@ -37,26 +37,32 @@ def pad_soft(targets: Sequence[Target | None]) -> SoftTargets:
     }
 
 
-def hard_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy (nats) of `logits` (n, vocabulary) against the tokens written, `targets` (n)."""
-    return F.cross_entropy(logits.float(), targets)
+def hard_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Cross-entropy (nats) of `logits` (n, vocabulary) against the tokens written, `targets` (n).
+
+    The sum over positions, each times its weight, `weights` (n); without, the mean.
+    """
+    if weights is None:
+        return F.cross_entropy(logits.float(), targets)
+    return (weights * F.cross_entropy(logits.float(), targets, reduction="none")).sum()
 
 
-def weighed_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sum of cross-entropies (nats) of `logits` (n, vocabulary), each times its weight, `weights` (n)."""
-    return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
-
-
-def mixed_loss(logits: torch.Tensor, targets: torch.Tensor, soft: SoftTargets, alpha_hard: float) -> torch.Tensor:
-    """Mean over n positions of alpha CE + (1 - alpha) KL where a soft target is known, and of CE elsewhere (nats).
+def mixed_loss(
+    logits: torch.Tensor, targets: torch.Tensor, soft: SoftTargets, alpha_hard: float,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Over n positions, alpha CE + (1 - alpha) KL where a soft target is known, and CE elsewhere (nats).
 
     The mix is that of Hinton et al. 2015 (arXiv:1503.02531) at temperature 1: a tail cannot be tempered again.
+    Summed with `weights`, or the mean, as in `hard_loss`.
     """
     scores = logits.float()
     hard = F.cross_entropy(scores, targets, reduction="none")
     weight = torch.ones_like(hard).index_fill(0, soft["at"], alpha_hard)
     divergence = coarse_divergence(scores[soft["at"]], soft)
-    return ((weight * hard).sum() + (1 - alpha_hard) * divergence.sum()) / len(targets)
+    if weights is None:
+        return ((weight * hard).sum() + (1 - alpha_hard) * divergence.sum()) / len(targets)
+    return (weights * weight * hard).sum() + (1 - alpha_hard) * (weights[soft["at"]] * divergence).sum()
 
 
 def coarse_divergence(logits: torch.Tensor, soft: SoftTargets) -> torch.Tensor:

@@ -63,13 +63,13 @@ def propose(
 ) -> Proposal:
     """Make a student in `folder` and judge its holdout; Refused where the task is not for its kind."""
     made = kind.make(data, settings, folder, on_progress)
-    verdicts = _verdicts(data, made.answers, score)
+    verdicts = judge(data.holdout, made.answers, score)
     sure, judged = servable(data, made.answers, verdicts)
     calibration = calibrate(sure, judged)
     calibrated = [apply(calibration.knots, one) for one in sure]
     threshold = choose_threshold(calibrated, judged, settings.router.margin, plan=plan, of=len(made.answers))
-    _write_evidence(folder, data, made.answers, verdicts)
-    return Proposal(kind, settings.distiller, folder, made, verdicts, calibration, threshold)
+    _write_evidence(folder, data, made, verdicts)
+    return Proposal(kind, folder, made, verdicts, calibration, threshold)
 
 
 def report_data(data: Dataset, folder: Path) -> None:
@@ -140,19 +140,25 @@ def card(proposal: Proposal, data: Dataset, settings: Settings) -> dict[str, Any
     }
 
 
-def _verdicts(data: Dataset, answers: Sequence[Generated], score: Score) -> list[float]:
-    """An answer that did not end is wrong, and nobody is asked about it."""
+def judge(rows: Sequence[Recorded], answers: Sequence[Generated], score: Score) -> list[float]:
+    """Verdicts of the answers to `rows`; one that did not end is wrong, and nobody is asked about it."""
     texts = [answer.text if answer.finished else None for answer in answers]
-    ended = [(row, text) for row, text in zip(data.holdout, texts, strict=True) if text is not None]
+    ended = [(row, text) for row, text in zip(rows, texts, strict=True) if text is not None]
     scores = iter(score([answered(row, text) for row, text in ended]))
     return [0.0 if text is None else next(scores) for text in texts]
 
 
-def _write_evidence(folder: Path, data: Dataset, answers: Sequence[Generated], verdicts: Sequence[float]) -> None:
+def _write_evidence(folder: Path, data: Dataset, made: Made, verdicts: Sequence[float]) -> None:
     """Lineage and per-example holdout outputs, as files of the bundle."""
-    lineage = {"snapshot": data.snapshot, "exchanges": [row.exchange_id for row in data.train]}
+    trained = [row.exchange_id for row in data.train]
+    lineage: dict[str, Any] = {"snapshot": data.snapshot, "exchanges": trained}
+    if made.parent:
+        inherited = sorted(made.parent.learned.difference(trained))
+        lineage |= {"parent": made.parent.id, "inherited": inherited}
+    if acknowledged := [one.provider for one in data.terms if one.acknowledged]:
+        lineage["teacher_terms_ack"] = acknowledged
     (folder / LINEAGE).write_text(json.dumps(lineage))
     with (folder / HOLDOUT).open("w", encoding="utf-8") as out:
-        for row, answer, verdict in zip(data.holdout, answers, verdicts, strict=True):
+        for row, answer, verdict in zip(data.holdout, made.answers, verdicts, strict=True):
             line = {"exchange": row.exchange_id, "teacher": row.answer, **asdict(answer), "verdict": verdict}
             out.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -11,6 +11,7 @@ from typing import Any
 
 from distiller.dataset import Dataset
 from distiller.generate import Generated
+from distiller.incumbent import Incumbent
 from distiller.settings import Settings
 
 # Told what is being done, how far it is and of how much.
@@ -23,7 +24,7 @@ class Made:
 
     `base` is the folder of the model it grew from, `limit` how many tokens an answer may have, `rows` what it was
     trained on, `left_out` how many rows were not, by reason. `facts` is what the manifest says of the training, with
-    its `seconds`.
+    its `seconds`; `parent` the student whose weights it went on from.
     """
 
     base: Path
@@ -32,6 +33,7 @@ class Made:
     rows: int
     facts: Mapping[str, Any]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    parent: Incumbent | None = None
 
 
 Recipe = Callable[[Dataset, Settings, Path, Report], Made]

@@ -190,12 +190,19 @@ def _tracing(log: Log, settings: Settings) -> "Tracing":
 
 
 def due(log: Log, fewest: int, fewest_ever: int) -> list[str]:
-    """Tasks with enough new exchanges: since the newest candidate's data, or ever where there is none; none frozen."""
+    """Tasks with enough new exchanges: since the newest student's data, or ever where there is none; none frozen.
+
+    A student that was trained and is no candidate counts from when its training began.
+    """
     rows = log.query(
         """
         WITH newest AS (
-          SELECT task, max(CAST(card ->> 'data_until' AS TIMESTAMPTZ)) AS until FROM candidates WHERE kind = 'student'
-          GROUP BY task
+          SELECT task, max(until) AS until FROM (
+            SELECT task, CAST(card ->> 'data_until' AS TIMESTAMPTZ) AS until FROM candidates WHERE kind = 'student'
+            UNION ALL
+            SELECT task, ts - to_milliseconds(CAST(3600000 * quantity AS BIGINT)) FROM spend
+            WHERE kind = 'training' AND model NOT IN (SELECT id FROM candidates)
+          ) GROUP BY task
         )
         SELECT e.task FROM exchanges e LEFT JOIN newest n ON n.task = e.task
         WHERE e.path = '/v1/chat/completions' AND e.task IS NOT NULL AND e.served_by = 'teacher' AND e.status = 200

@@ -24,6 +24,7 @@ from router.evaluators import check_declared
 from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
+LEAST_REPLAY = 0.2
 STUDENTS = ("head", "encoder", "adapter", "soft", "explained")  # The kinds there are, the cheapest to serve first.
 
 
@@ -35,7 +36,9 @@ class DistillerSettings:
     one that would answer the share `enough_coverage` of the task's exchanges, but those that are tried against it; none
     is begun after `hours` (0: no limit). Language models are tried with every base and rank: `base` and `bases`, `rank`
     and `ranks`. `rationale_budget` is what the teacher may be paid for rationales, in US dollars for a task in all, 0
-    for none; it is asked about `rationale_share` of the exchanges to learn from.
+    for none; it is asked about `rationale_share` of the exchanges to learn from. `init` "previous" lets an adapter go
+    on from the one before, `snapshots` "current" leaves out what an older teacher said, `terms` "refuse" wants every
+    provider in `teacher_terms_ack` whose terms need it.
     """
 
     students: tuple[str, ...] = ("head", "encoder", "adapter", "soft")
@@ -63,6 +66,13 @@ class DistillerSettings:
     threads: int = 0
     rationale_budget: float = 0.0
     rationale_share: float = 0.2
+    init: str = "base"
+    replay_share: float = 0.2
+    half_life_days: float = 0.0
+    class_balance: float = 0.0
+    snapshots: str = "all"
+    terms: str = "warn"
+    teacher_terms_ack: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,15 @@ class EdgeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningSettings:
+    """`[signing]`: of students; files with Ed25519 keys in PEM, or the variable that holds the private one."""
+
+    key: str = ""
+    key_env: str = ""
+    public_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One settings file; `home` holds everything Stillroom writes, relative to the file."""
 
@@ -106,6 +125,7 @@ class Settings:
     distiller: DistillerSettings = field(default_factory=DistillerSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
+    signing: SigningSettings = field(default_factory=SigningSettings)
 
     @property
     def folder(self) -> Path:
@@ -203,7 +223,7 @@ def _check(settings: Settings) -> None:
         raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
     _check_students(settings.distiller)
     _check_rationales(settings.distiller, settings.teacher)
-    largest = max(settings.distiller.rank, *settings.distiller.ranks)
+    largest = max((settings.distiller.rank, *settings.distiller.ranks))
     if largest > settings.serving.max_lora_rank:
         raise BadInput(
             f"a distiller.rank of {largest} needs serving.max_lora_rank to be at least that, "
@@ -213,6 +233,8 @@ def _check(settings: Settings) -> None:
         raise BadInput("proxy.keys = true needs teacher.key_env: our own keys mean nothing to the teacher")
     if settings.proxy.workers < 1:
         raise BadInput(f"proxy.workers must be at least 1, not {settings.proxy.workers}")
+    if settings.signing.key and settings.signing.key_env:
+        raise BadInput("signing has both key and key_env: clear one of them")
     if settings.edge.context < 1 or settings.edge.threads < 0:
         raise BadInput("edge.context must be at least 1 token, and edge.threads 0 (all cores) or more")
     _check_router(settings.router)
@@ -228,6 +250,7 @@ def _check_students(distiller: DistillerSettings) -> None:
         raise BadInput(f"distiller.hours must be 0 (no limit) or more, not {distiller.hours}")
     if any(rank < 8 or rank & (rank - 1) for rank in distiller.ranks):
         raise BadInput(f"distiller.ranks are powers of two from 8 up, such as [8, 32], not {list(distiller.ranks)}")
+    _check_retraining(distiller)
 
 
 def _check_rationales(distiller: DistillerSettings, teacher: TeacherSettings) -> None:
@@ -239,6 +262,22 @@ def _check_rationales(distiller: DistillerSettings, teacher: TeacherSettings) ->
         raise BadInput('distiller.rationale_budget is for students that learn rationales: add "explained" to students')
     if distiller.rationale_budget and not teacher.key_env:
         raise BadInput("distiller.rationale_budget needs teacher.key_env: rationales are asked for with our own key")
+
+
+def _check_retraining(distiller: DistillerSettings) -> None:
+    choices = {"init": ("base", "previous"), "snapshots": ("all", "current"), "terms": ("warn", "refuse")}
+    for name, (one, other) in choices.items():
+        if (said := getattr(distiller, name)) not in (one, other):
+            raise BadInput(f'distiller.{name} must be "{one}" or "{other}", not {said!r}')
+    if not LEAST_REPLAY <= distiller.replay_share < 1:
+        raise BadInput(
+            f"distiller.replay_share must be at least {LEAST_REPLAY} and below 1, not {distiller.replay_share}: with "
+            "less of the older rows a student forgets them"
+        )
+    if not 0 <= distiller.half_life_days < math.inf:
+        raise BadInput(f"distiller.half_life_days must be 0 (off) or more days, not {distiller.half_life_days}")
+    if not 0 <= distiller.class_balance <= 1:
+        raise BadInput(f"distiller.class_balance must lie between 0 (off) and 1, not {distiller.class_balance}")
 
 
 def _check_router(router: RouterSettings) -> None:

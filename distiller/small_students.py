@@ -15,6 +15,7 @@ from distiller.engines import SMALL
 from distiller.head import train_head
 from distiller.predict import Prompt
 from distiller.recipes import Made, Report
+from distiller.row_weights import weigh_rows
 from distiller.settings import Settings
 from distiller.small import load_small
 from proxy.errors import Refused
@@ -29,10 +30,12 @@ def head_student(data: Dataset, settings: Settings, folder: Path, on_progress: R
     if data.evaluator != "label":
         raise Refused(f"a linear head answers with labels; this task is scored as {data.evaluator}")
 
+    weighted = weigh_rows(data.train, data.evaluator, settings.distiller)
+
     def train(encoder: Path, rows: Rows, out: Path) -> tuple[int, dict[str, object], dict[str, int]]:
         facts = train_head(
             encoder, rows, out, settings.distiller.seed, threads(settings.distiller),
-            lambda i, n: on_progress("linear head", i, n),
+            lambda i, n: on_progress("linear head", i, n), weights=weighted.weights if weighted else None,
         )  # fmt: skip
         return facts.rows, asdict(facts), {}
 
@@ -43,9 +46,11 @@ def encoder_student(data: Dataset, settings: Settings, folder: Path, on_progress
     """Fine-tune an encoder into `folder`/small; Refused for tasks whose answers have no fixed form."""
     given = settings.distiller
     options = EncoderSettings(train_tokens=given.encoder_tokens, seed=given.seed, threads=threads(given))
+    weighted = weigh_rows(data.train, data.evaluator, given)
+    weights = weighted.weights.tolist() if weighted else None
 
     def train(encoder: Path, rows: Rows, out: Path) -> tuple[int, dict[str, object], dict[str, int]]:
-        facts = train_encoder(encoder, rows, out, options, lambda i, n, _: on_progress("encoder", i, n))
+        facts = train_encoder(encoder, rows, out, options, lambda i, n, _: on_progress("encoder", i, n), weights)
         return facts.rows, asdict(facts), dict(facts.dropped)
 
     return _student(data, settings, folder, train)

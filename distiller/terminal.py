@@ -187,7 +187,7 @@ def distilled_summary(done: Any) -> None:
     dropped = ", ".join(f"{count} {reason}" for reason, count in done.dropped.items()) or "none"
     sure, tokens = done.threshold, done.bundle.manifest["card"].get("first_tokens", 0)
     Console().print(
-        f"{done.bundle.id}{'' if done.fresh else ' (known already)'} at {done.bundle.path}\n"
+        f"{done.bundle.id}{_registered(done)} at {done.bundle.path}\n"
         f"read {done.read} exchanges at snapshot {done.snapshot}; dropped: {dropped}\n"
         f"{done.kind}, trained on {done.trained_rows} rows in {done.trained['seconds']:.0f} s{_speed(done.trained)}\n"
         + "".join(map(_tried, done.tried if len(done.tried) > 1 else ()))
@@ -209,6 +209,14 @@ def distilled_summary(done: Any) -> None:
             else "no confidence threshold separates what it knows: shadow judges all of its answers"
         )
     )
+    for note in done.notes:
+        Console().print(note, soft_wrap=True, markup=False)
+
+
+def _registered(done: Any) -> str:
+    if done.duel is not None and done.duel.lost:
+        return " (no candidate: worse than the one before)"
+    return "" if done.fresh else " (known already)"
 
 
 def explaining_summary(done: Any) -> None:
@@ -231,14 +239,17 @@ def explaining_summary(done: Any) -> None:
 
 def lineage_summary(found: Any) -> None:
     """`stillroom lineage`."""
-    named = len(found.trained) + len(found.judged)
+    inherited = len(found.inherited)
+    named = len(found.trained) + inherited + len(found.judged)
     when = f", asked between {found.first} and {found.last}" if found.first else ""
     print(
         f"{found.student}: {found.kind} for {found.task}, from snapshot {found.snapshot} of the log\n"
         f"base model with SHA-256 {found.base_sha256}\n"
         f"learned from {len(found.trained)} exchanges, first judged on {len(found.judged)} later ones; the log still "
         f"holds {found.held} of these {named}{when}\n"
-        "their ids: --json"
+        + (f"went on from {found.parent}, which learned from {inherited} others\n" if found.parent else "")
+        + "".join(f"terms of {one.provider}: {'' if one.acknowledged else 'not '}acknowledged\n" for one in found.terms)
+        + "their ids: --json"
     )
 
 

@@ -32,9 +32,9 @@ from distiller.base import base_identity, compute_dtype
 from distiller.checkpoints import Checkpoints, Journal, Progress, claim, digest_of, latest
 from distiller.early_stop import EarlyStop, KeepBest, best_step, exhausted
 from distiller.examples import Encoded, completion_tokens, pack, share
-from distiller.losses import hard_loss, mixed_loss, pad_soft, weighed_loss
+from distiller.losses import hard_loss, mixed_loss, pad_soft
 from distiller.projection import Target
-from distiller.weights import all_weights, load_for_training, save_adapter, save_model, with_adapter
+from distiller.weights import all_weights, gone_on_from, load_for_training, save_adapter, save_model, with_adapter
 from proxy.errors import BadInput
 
 
@@ -107,9 +107,11 @@ def train(
     *,
     checkpoints: Checkpoints | None = None,
     early_stop: EarlyStop | None = None,
+    init: Path | None = None,
 ) -> Trained:
     """Trains on `examples` and saves adapter or model to `out`; the same input gives the same bytes, crash or not.
 
+    With `init` the adapter goes on from the one in that folder, which must be of the same shape, instead of from zero.
     `on_progress(step, steps, loss)` is called once per step, counted from 1, on the first process. With `checkpoints` a
     run that was killed goes on where it was when it is started again; they are removed once it is through. Raises
     BadInput where there is nothing to learn from, or a row is longer than `settings.max_tokens`.
@@ -117,9 +119,9 @@ def train(
     schedule = plan([len(example.input_ids) for example in examples], settings)
     steps = [[examples[index] for index in step] for step in schedule]
     arguments = training_arguments(settings, len(steps), out, checkpoints.every if checkpoints else None)
-    with _workspace(checkpoints, out, lambda: _digest(base, examples, settings, early_stop, arguments)) as work:
+    with _workspace(checkpoints, out, lambda: _digest(base, examples, settings, early_stop, arguments, init)) as work:
         arguments.output_dir = str(work)
-        model = learning_model(base, settings)
+        model = learning_model(base, settings, init)
         save: Callable[[Path], None] = partial(save_weights, model, base, settings)
         journal = Journal(latest(work))
         record = partial(journal.record, len(steps), on_progress)
@@ -158,13 +160,11 @@ def plan(lengths: Sequence[int], settings: TrainSettings) -> list[list[int]]:
 def usual_weight(steps: Sequence[Sequence[Encoded]]) -> float | None:
     """The mean over steps of the sum of their tokens' weights; None where all weigh 1: a step's loss is its mean then.
 
-    Divided by its own sum, a step of light rows alone would count as much as any other. BadInput for soft targets too.
+    Divided by its own sum, a step of light rows alone would count as much as any other.
     """
     rows = [row for step in steps for row in step]
     if all(row.weight == 1.0 for row in rows):
         return None
-    if any(row.soft for row in rows):
-        raise BadInput("rows that weigh differently cannot have soft targets")
     return sum(row.weight * (len(row.input_ids) - row.prompt_length) for row in rows) / len(steps)
 
 
@@ -197,22 +197,20 @@ def collate(rows: Sequence[Encoded], usual: float | None = None) -> dict[str, An
         "targets": torch.tensor(targets),
     }
     if usual is not None:
-        return inputs | {"weights": torch.tensor(weights) / usual}
+        inputs["weights"] = torch.tensor(weights) / usual
     return inputs | {"soft": pad_soft(soft)} if any(soft) else inputs
 
 
 def completion_loss(model: torch.nn.Module, inputs: dict[str, Any], alpha_hard: float) -> torch.Tensor:
-    """Mean loss (nats) over the completion tokens of one collated step: cross-entropy, mixed where there is soft.
+    """Loss (nats) over the completion tokens of one collated step: cross-entropy, mixed where there is soft.
 
-    With `weights`, the sum of the tokens' cross-entropies, each times its weight.
+    The mean, or with `weights` the sum of the tokens' losses, each times its weight.
     """
     seen = {name: value for name, value in inputs.items() if name not in ("targets", "soft", "weights")}
-    logits = model(**seen, use_cache=False).logits[0]
-    if "weights" in inputs:
-        return weighed_loss(logits, inputs["targets"], inputs["weights"])
+    logits, weights = model(**seen, use_cache=False).logits[0], inputs.get("weights")
     if "soft" not in inputs:
-        return hard_loss(logits, inputs["targets"])
-    return mixed_loss(logits, inputs["targets"], inputs["soft"], alpha_hard)
+        return hard_loss(logits, inputs["targets"], weights)
+    return mixed_loss(logits, inputs["targets"], inputs["soft"], alpha_hard, weights)
 
 
 class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
@@ -288,14 +286,15 @@ def training_arguments(settings: TrainSettings, steps: int, folder: Path, every:
     )
 
 
-def learning_model(base: Path, settings: TrainSettings) -> Any:
-    """The base with what is to learn, from the settings' seed."""
+def learning_model(base: Path, settings: TrainSettings, init: Path | None = None) -> Any:
+    """The base with what is to learn, from the settings' seed, or an adapter as it is in the folder `init`."""
     torch.set_num_threads(settings.threads)
     set_seed(settings.seed)
     model = load_for_training(base)
     if settings.method == "full":
         return all_weights(model, settings.layers)
-    return with_adapter(model, settings.rank, settings.alpha, settings.layers)
+    fresh = with_adapter(model, settings.rank, settings.alpha, settings.layers)
+    return fresh if init is None else gone_on_from(fresh, init)
 
 
 def save_weights(model: Any, base: Path, settings: TrainSettings, folder: Path) -> None:
@@ -335,10 +334,11 @@ def _digest(
     settings: TrainSettings,
     early_stop: EarlyStop | None,
     arguments: TrainingArguments,
+    init: Path | None,
 ) -> str:
     rule = [early_stop.patience, early_stop.every] if early_stop else None
     parts = [base_identity(base), asdict(settings), rule, arguments.world_size]
-    return digest_of([*parts, *map(asdict, examples)])
+    return digest_of([*parts, *([base_identity(init)] if init else []), *map(asdict, examples)])
 
 
 def _trained(steps: Sequence[Sequence[Encoded]], journal: Journal) -> Trained:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import AttentionInterface
 
 from distiller.attention import attend_row_by_row
 from distiller.base import load_model
 from distiller.lean_lora import LeanLinear
+from proxy.errors import BadInput
 
 ATTENTION = "row_by_row"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 # All a model folder needs besides the weights: they are those of the base.
 _BESIDES = ("*config.json", "*.jinja", "tokenizer*", "vocab*", "merges*", "*tokens*.json")
 
@@ -50,6 +53,20 @@ def with_adapter(model: Any, rank: int, alpha: int, layers: int | None) -> Any:
     )
     config._register_custom_module({torch.nn.Linear: LeanLinear})
     return get_peft_model(model, config)
+
+
+def gone_on_from(model: Any, adapter: Path) -> Any:
+    """The model of `with_adapter` with the weights of the adapter in a folder; BadInput where their shapes differ."""
+    weights = load_file(adapter / ADAPTER_WEIGHTS)
+    wanted = {name: weight.shape for name, weight in _adapter_of(model).items()}
+    if wanted != {name: weight.shape for name, weight in weights.items()}:
+        raise BadInput(f"the adapter in {adapter} has another shape than the one to train: start from the base")
+    set_peft_model_state_dict(model, weights)
+    return model
+
+
+def _adapter_of(model: Any) -> dict[str, torch.Tensor]:
+    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
 
 
 def all_weights(model: Any, layers: int | None) -> Any:

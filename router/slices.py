@@ -78,19 +78,26 @@ def slices(
 
     `floor` is in [0, 1 - margin), `least` the least share that verdicts were drawn with, as for `router.parity`.
     """
-    known = _facets_of(log, [exchange for exchange, _ in judged])
-    groups: dict[tuple[str, str], list[float]] = {}
+    groups, gone = members(log, [exchange for exchange, _ in judged])
+    table = [
+        _slice(key, [judged[place][1] for place in places], margin + floor, alpha / len(groups), least)
+        for key, places in sorted(groups.items())
+    ]
+    return Slices(tuple(table), gone)
+
+
+def members(log: Log, exchanges: Sequence[str]) -> tuple[dict[tuple[str, str], list[int]], int]:
+    """Of each slice, as (facet, value), the places of its exchanges, and how many are in none: they are gone."""
+    known = _facets_of(log, exchanges)
+    groups: dict[tuple[str, str], list[int]] = {}
     for facet in FACETS:
-        counted = Counter(known[exchange][facet] for exchange, _ in judged if exchange in known)
+        counted = Counter(known[exchange][facet] for exchange in exchanges if exchange in known)
         kept = {value for value, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:MOST]}
-        for exchange, verdict in judged:
+        for place, exchange in enumerate(exchanges):
             if exchange in known:
                 value = known[exchange][facet]
-                groups.setdefault((facet, value if value in kept else REST), []).append(verdict)
-    table = [
-        _slice(key, verdicts, margin + floor, alpha / len(groups), least) for key, verdicts in sorted(groups.items())
-    ]
-    return Slices(tuple(table), sum(exchange not in known for exchange, _ in judged))
+                groups.setdefault((facet, value if value in kept else REST), []).append(place)
+    return groups, sum(exchange not in known for exchange in exchanges)
 
 
 def behind(found: Iterable[Slice]) -> list[Slice]:

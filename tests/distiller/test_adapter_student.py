@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from distiller.adapter_student import adapter_student, soft_student
+from distiller.base import base_identity
 from distiller.dataset import Dataset, dataset
+from distiller.incumbent import Incumbent
 from distiller.settings import Settings
 from proxy.errors import Refused
 from proxy.logprobs import Position, packed
@@ -48,6 +50,37 @@ def test_rows_that_do_not_fit_are_counted_by_reason(data: Dataset, settings: Set
 def test_that_none_fits_is_said(data: Dataset, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"no row fits into distiller.max_tokens = 8"):
         made(data, settings, tmp_path / "a", max_tokens=8)
+
+
+def test_how_much_rows_count_changes_what_is_learned(data: Dataset, settings: Settings, tmp_path: Path) -> None:
+    hashes = []
+    for name, options in (("a", {}), ("b", {"class_balance": 1.0}), ("c", {"half_life_days": 1e-6})):
+        (tmp_path / name).mkdir()
+        given = replace(settings, distiller=replace(settings.distiller, epochs=1, **options))
+        done = adapter_student(data, given, tmp_path / name, lambda *_: None)
+        assert ("effective_rows" in done.facts) == bool(options)
+        assert done.facts.get("effective_rows", 1) < done.rows
+        hashes.append((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes())
+    assert len(set(hashes)) == 3
+
+
+def test_where_too_few_older_rows_fit_the_training_starts_from_the_base(
+    data: Dataset, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "first").mkdir()
+    first = adapter_student(data, settings, tmp_path / "first", lambda *_: None)
+    manifest = {"kind": "adapter", "base_sha256": base_identity(first.base)}
+    learned = frozenset(row.exchange_id for row in data.train[:100])
+    before = replace(data, incumbent=Incumbent("student-1", "live", tmp_path / "first", manifest, learned))
+    seen = {}
+    for name, tokens in (("all", 0), ("few", 1200)):
+        (tmp_path / name).mkdir()
+        given = replace(settings, distiller=replace(settings.distiller, init="previous", train_tokens=tokens))
+        seen[name] = adapter_student(before, given, tmp_path / name, lambda *_: None)
+    assert (seen["all"].parent, seen["all"].facts["from_base_because"]) == (before.incumbent, "")
+    assert seen["all"].facts["first_loss"] < seen["few"].facts["first_loss"]
+    assert seen["few"].parent is None
+    assert "too few to go on from student-1" in seen["few"].facts["from_base_because"]
 
 
 def test_what_the_teacher_thought_of_is_learned_where_it_was_recorded(tmp_path: Path, settings: Settings) -> None:

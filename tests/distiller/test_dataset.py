@@ -34,7 +34,32 @@ def test_it_is_had_again_from_the_ids_alone_whatever_came_after(log: Log) -> Non
     insert(log, ["lamp 150 is red"], "stop")
     named = [[row.exchange_id for row in rows] for rows in (first.train, first.holdout)]
     second = again(log, TASK, first.snapshot, named[0], named[1], "label", declared)
-    assert replace(second, read=first.read, dropped=first.dropped) == first
+    told = {"read": first.read, "dropped": first.dropped, "snapshots": first.snapshots, "terms": first.terms}
+    assert replace(second, **told) == first  # type: ignore[arg-type]
+
+
+def test_what_an_older_snapshot_of_the_teacher_said_is_left_out_where_that_is_wanted(log: Log) -> None:
+    log.query("UPDATE exchanges SET model = 'gpt-4o-2024-05-13'")
+    insert(log, [f"lamp {number} is red" for number in range(150, 300)], "stop", model="gpt-4o-2024-08-06")
+    both = dataset(log, TASK, Settings(distiller=OPTIONS))
+    assert [(one.model, one.rows, one.current) for one in both.snapshots] == [
+        ("gpt-4o-2024-05-13", 150, False),
+        ("gpt-4o-2024-08-06", 150, True),
+    ]
+    assert both.dropped == {}
+    new = dataset(log, TASK, Settings(distiller=replace(OPTIONS, snapshots="current")))
+    assert (new.dropped, new.snapshots) == ({"older_snapshot": 150}, both.snapshots)
+    assert {row.model for row in (*new.train, *new.holdout)} == {"gpt-4o-2024-08-06"}
+
+
+def test_a_provider_whose_terms_nobody_acknowledged_is_not_learned_from_where_that_is_wanted(log: Log) -> None:
+    found = dataset(log, TASK, Settings(distiller=OPTIONS))
+    assert [(one.provider, one.rows, one.acknowledged) for one in found.terms] == [("openai", 120, False)]
+    strict = replace(OPTIONS, terms="refuse")
+    with pytest.raises(Refused, match=r"not distilled: 120 rows are answers of openai.*teacher_terms_ack"):
+        dataset(log, TASK, Settings(distiller=strict))
+    read = replace(strict, teacher_terms_ack=("openai",))
+    assert dataset(log, TASK, Settings(distiller=read)).terms[0].acknowledged
 
 
 def test_an_exchange_that_is_gone_is_named(log: Log) -> None:

@@ -114,6 +114,43 @@ def test_the_same_data_gives_the_same_student(log: Log, tmp_path: Path) -> None:
     assert (first.fresh, second.trained["last_loss"]) == (True, first.trained["last_loss"])
 
 
+def test_a_student_that_is_surely_worse_than_the_one_that_answers_is_kept_and_no_candidate(
+    log: Log, tmp_path: Path
+) -> None:
+    settings = toy_settings(tmp_path)
+    first = distill(log, settings, TASK, lambda *_: None)
+    assert (first.duel, first.bundle.manifest["champion"]) == (None, None)
+    untaught = replace(settings, distiller=replace(settings.distiller, epochs=1, learning_rate=1e-9))
+    second = distill(log, untaught, TASK, lambda *_: None)
+    assert second.duel is not None
+    whole = second.duel.table[0]
+    assert (second.duel.champion, whole.rows, whole.champion) == (first.bundle.id, 30, first.holdout.student)
+    assert (whole.worse, whole.challenger) == (True, second.holdout.student)
+    assert second.bundle.path.is_dir()
+    assert not second.fresh
+    assert [(one.id, one.stage) for one in candidates(log)] == [(first.bundle.id, SHADOW)]
+    assert second.bundle.manifest["champion"]["table"][0]["worse"]
+    assert any("kept, but no candidate" in note for note in second.notes)
+    assert log.query("SELECT model FROM spend WHERE kind = 'training' ORDER BY id")[1] == (second.bundle.id,)
+    third = distill(log, replace(settings, distiller=replace(settings.distiller, seed=1)), TASK, lambda *_: None)
+    assert third.duel is not None
+    assert (third.fresh, third.duel.lost) == (True, ())
+    assert candidates(log)[-1].id == third.bundle.id
+
+
+def test_what_people_should_be_told_is_in_the_bundle_too(log: Log, tmp_path: Path) -> None:
+    log.query("UPDATE exchanges SET model = 'gpt-4o-2024-05-13' WHERE answer = 'go'")
+    done = distill(log, toy_settings(tmp_path), TASK, lambda *_: None)
+    changed, terms = done.notes
+    assert changed.startswith("the teacher changed: gpt-4o gave 100 of the answers to gpt-4o")
+    assert "120 rows are answers of openai" in terms
+    manifest = done.bundle.manifest
+    assert [(one["model"], one["current"]) for one in manifest["snapshots"]] == [
+        ("gpt-4o", False), ("gpt-4o-2024-05-13", True),
+    ]  # fmt: skip
+    assert manifest["terms"] == [{"provider": "openai", "rows": 120, "acknowledged": False}]
+
+
 def test_too_little_to_learn_from_says_how_much_is_missing(log: Log, tmp_path: Path) -> None:
     few = Settings(home=str(tmp_path), distiller=DistillerSettings(min_exchanges=500))
     with pytest.raises(Refused, match="record 350 more"):

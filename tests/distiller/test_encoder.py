@@ -157,3 +157,11 @@ def test_only_a_folder_of_its_kind_that_is_whole_is_loaded(tmp_path):
     (tmp_path / "small.json").write_text('{"kind": "encoder"}')
     with pytest.raises(BadInput, match="cannot be read"):
         load(tmp_path)
+
+
+def test_rows_that_count_nothing_are_not_learned(encoder, tmp_path):
+    rows = [(asked(f"play {thing} now"), json.dumps({"intent": "Play"})) for thing in THINGS * 4]
+    wrong = [(prompt, json.dumps({"intent": "Stop"})) for prompt, _ in rows]
+    weights = [1.0] * len(rows) + [0.0] * len(wrong)
+    train_encoder(encoder, [*rows, *wrong], tmp_path, replace(QUICK, epochs=4), lambda *_: None, weights)
+    assert {one.text for one in load(tmp_path)([prompt for prompt, _ in rows])} == {'{"intent": "Play"}'}

@@ -1,13 +1,16 @@
 import asyncio
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distiller.distill import distill
+from distiller.bundle import seal
 from distiller.engines import Engines
-from distiller.settings import ServingSettings, Settings
+from distiller.settings import ServingSettings, Settings, SigningSettings
+from distiller.signature import sign
 from proxy.errors import BadInput
 from proxy.log import Log
 from router.registry import Candidate, candidates
@@ -15,6 +18,7 @@ from tests.distiller.queues import asking, toy_encoder, toy_head
 from tests.distiller.test_serving import until
 from tests.distiller.toy import build_toy
 from tests.distiller.toy_task import ANSWERS, toy_log, toy_settings
+from tests.distiller.test_signature import written
 from tests.logs import migrated
 from tests.router.conftest import TASK, known
 from tests.servers import free_port
@@ -84,6 +88,28 @@ async def test_students_of_two_bases_are_served_by_a_vllm_each(tmp_path: Path) -
         assert urls == [f"http://127.0.0.1:{settings.serving.port + place}" for place in (0, 1)]
         told = [json.loads(place.read_text()) for place in (settings.engine_state, *settings.more_engine_states)]
         assert [one["ready"] for one in told] == [[one.id] for one in both]
+async def test_a_student_that_is_not_signed_is_not_served_and_that_is_told(
+    settings: Settings, student: Candidate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = written(tmp_path)
+    with pytest.raises(BadInput, match="holds no Ed25519 public key"):
+        Engines(replace(settings, signing=SigningSettings(public_key=str(tmp_path / "nowhere"))))
+    signed = seal(tmp_path / "student-1", tmp_path / "students", {})
+    sign(signed.path, keys)
+    shutil.copytree(signed.path / "small", tmp_path / "other" / "small")
+    (tmp_path / "other" / "more").write_text("x")
+    unsigned = seal(tmp_path / "other", tmp_path / "students", {})
+    both = [replace(student, id=one.id, bundle=str(one.path)) for one in (signed, unsigned)]
+    engines, stop = Engines(replace(settings, signing=keys)), asyncio.Event()
+    engines.want(both[1:], stop)
+    engines.want(both[1:], stop)
+    assert not engines.started
+    assert caplog.text.count(f"{unsigned.id} is not served: {unsigned.id} is not signed") == 1
+    engines.want(both, stop)
+    try:
+        await until(lambda: bool(engines.served()))
+        assert set(engines.served()) == {signed.id}
+        assert list(json.loads(settings.small_state.read_text())["failed"]) == [unsigned.id]
     finally:
         stop.set()
         await engines.ended()

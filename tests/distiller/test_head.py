@@ -160,3 +160,16 @@ def test_a_damaged_head_is_not_served(head: Path, encoder: Path, tmp_path: Path,
         (tmp_path / WEIGHTS).write_bytes(weights)
     with pytest.raises(BadInput):
         load(tmp_path, Encoders([encoder]))
+
+
+def test_rows_that_count_nothing_are_as_good_as_absent(encoder: Path, tmp_path: Path) -> None:
+    rows = queue_rows()
+    confused = [(prompt, "login") for prompt, label in rows if label == "billing"]
+    weights = np.array([1.0] * len(rows) + [0.0] * len(confused))
+    for name, counts in (("all", None), ("weighed", weights)):
+        train_head(encoder, [*rows, *confused], tmp_path / name, 0, 1, lambda *_: None, weights=counts)
+    answers = {
+        name: [one.text for one in load(tmp_path / name, Encoders([encoder]))([prompt for prompt, _ in rows])]
+        for name in ("all", "weighed")
+    }
+    assert answers["weighed"] == [label for _, label in rows] != answers["all"]

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 from distiller.bundle import Bundle, load_bundle, seal
-from distiller.holdings import Holding, cut, spoken, without
+from distiller.holdings import Holding, cut, learned, spoken, without
 from router.prompt import student_messages
 
 
@@ -46,6 +46,14 @@ def test_answers_and_prompts_are_cut_and_the_list_stays(tmp_path: Path) -> None:
     assert "teacher on e" in (touched.path / "holdout.jsonl").read_text()
     assert {path: path.read_bytes() for path in other.path.rglob("*") if path.is_file()} == before
     assert cut(students, frozenset({"a", "b", "d"}), frozenset({said})) == [Holding(touched.id, 2, 0, 0)]
+
+
+def test_weights_remember_what_the_student_they_went_on_from_learned(tmp_path: Path) -> None:
+    student = sealed(tmp_path / "students", "one", ["c"], [], [])
+    told = {"snapshot": 1, "exchanges": ["c"], "parent": "student-0", "inherited": ["a", "b"]}
+    (student.path / "lineage.json").write_text(json.dumps(told))
+    assert learned(student.path) == {"a", "b", "c"}
+    assert cut(tmp_path / "students", frozenset({"a", "x"}), frozenset()) == [Holding(student.id, 1, 0, 0)]
 
 
 def test_a_golden_prompt_is_known_whatever_instructions_it_is_shown_with() -> None:

@@ -57,6 +57,30 @@ def test_a_student_that_learned_why_is_made_again_whatever_was_told_since(log: L
     assert rebuild(log, settings, done.bundle, lambda *_: None).same
 
 
+def test_a_student_that_went_on_from_another_is_traced_through_it_and_made_again(
+    log: Log, settings: Settings, student: Bundle
+) -> None:
+    for number in range(150, 200):
+        insert(log, [f"lamp {number} is red"], "stop")
+    options = replace(
+        settings.distiller, init="previous", max_rows=150, half_life_days=1.0, teacher_terms_ack=("openai",)
+    )
+    on = replace(settings, distiller=options)
+    second = distill(log, on, TASK, lambda *_: None)
+    assert (second.trained["parent"], second.trained["from_base_because"]) == (student.id, "")
+    assert second.trained_rows < 120
+    found = lineage(log, student_of(on, second.bundle.id))
+    assert (found.parent, len(found.trained), len(found.inherited)) == (student.id, 120, 50)
+    first = lineage(log, student)
+    assert set(found.trained) | set(found.inherited) >= set(first.trained)
+    assert [(one.provider, one.acknowledged) for one in found.terms] == [("openai", True)]
+    assert json.loads((second.bundle.path / "lineage.json").read_text())["teacher_terms_ack"] == ["openai"]
+    assert rebuild(log, settings, second.bundle, lambda *_: None).same
+    shutil.rmtree(student.path)
+    with pytest.raises(Refused, match=f"went on from {student.id}, which cannot be read"):
+        rebuild(log, settings, second.bundle, lambda *_: None)
+
+
 def test_files_that_differ_are_named(log: Log, settings: Settings, student: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     shutil.copytree(student.path, folder)

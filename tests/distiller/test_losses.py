@@ -114,6 +114,22 @@ def test_the_mix_is_a_mean_over_all_positions():
     assert float(mixed_loss(logits, targets, soft, alpha_hard=1.0)) == pytest.approx(whole, rel=1e-6)
 
 
+@given(st.lists(st.floats(0, 4), min_size=3, max_size=3))
+def test_weights_count_positions_and_equal_ones_give_the_mean(given_weights):
+    logits = torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(3))
+    targets, weights = torch.tensor([1, 2, 3]), torch.tensor(given_weights)
+    soft = pad_soft([None, Target((2, 5), (0.6, 0.3), 0.1), None])
+    for loss in (hard_loss, lambda *given: mixed_loss(given[0], given[1], soft, 0.3, *given[2:])):
+        alone = loss(logits, targets)
+        assert float(loss(logits, targets, torch.full((3,), 1 / 3))) == pytest.approx(float(alone), rel=1e-6)
+    ones = torch.stack([hard_loss(logits[place, None], targets[place, None]) for place in range(3)])
+    wanted = float((weights * ones).sum())
+    assert float(hard_loss(logits, targets, weights)) == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+    kl = coarse_divergence(logits[1, None], soft)[0]
+    mixed = float((weights * torch.stack([ones[0], 0.3 * ones[1] + 0.7 * kl, ones[2]])).sum())
+    assert float(mixed_loss(logits, targets, soft, 0.3, weights)) == pytest.approx(mixed, rel=1e-5, abs=1e-6)
+
+
 def test_a_renormalised_loss_would_still_pull_at_the_teacher():
     """Why there is a tail: without one, a student that equals its teacher is moved away from it."""
     teacher = torch.linspace(-1, 1, VOCABULARY)

@@ -13,6 +13,7 @@ from proxy.log import Log
 from proxy.settings import LogSettings
 from router.controller import only_one
 from router.freezes import freeze, thaw
+from router.ledger import charge
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert, known
 
@@ -34,6 +35,17 @@ def test_a_task_is_due_by_what_its_newest_student_never_saw(log: Log) -> None:
     assert due(log, fewest=11, fewest_ever=30) == []
     known(log, "rival", kind="hosted", card={"data_until": datetime.now(UTC).isoformat(), "rival": "cheap"})
     assert due(log, fewest=10, fewest_ever=30) == [TASK]  # A rival learned from nothing.
+
+
+def test_a_student_that_was_trained_and_is_no_candidate_is_not_trained_again_at_once(log: Log) -> None:
+    insert(log, [f"{number}" for number in range(30)])
+    charge(log, "training", 1.0, 0.0, "hour", task=TASK, model="student-that-lost")
+    assert due(log, fewest=10, fewest_ever=30) == []
+    insert(log, [f"later {number}" for number in range(10)])
+    assert due(log, fewest=10, fewest_ever=30) == [TASK]
+    charge(log, "training", 1.0, 1.0, "hour", task=TASK, model="student-1")
+    known(log, "student-1")  # What a candidate has seen is on its card.
+    assert due(log, fewest=10, fewest_ever=30) == [TASK]
 
 
 def test_a_frozen_task_is_never_due(log: Log) -> None:

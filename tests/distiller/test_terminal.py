@@ -11,6 +11,7 @@ from distiller.distill import Tried
 from distiller.erase import Erased, Learned
 from distiller.explaining import Explaining
 from distiller.export import Exported
+from distiller.lineage import Lineage
 from distiller.rationales import Asked
 from distiller.terminal import (
     as_json,
@@ -20,12 +21,14 @@ from distiller.terminal import (
     exports_table,
     gold_summary,
     keys_table,
+    lineage_summary,
     money,
     progress,
     report_table,
     status_table,
     tasks_table,
 )
+from distiller.terms import Terms
 from proxy.keys import Key
 from proxy.limits import Limits, Standing
 from router.calibration import Calibration, calibrate
@@ -168,7 +171,7 @@ def distilled(threshold: Threshold | None, calibration: Calibration, **card: Any
     """What the summary reads of a `Distilled`."""
     return SimpleNamespace(
         bundle=SimpleNamespace(id="student-1", path=Path("students/student-1"), manifest={"card": card}),
-        fresh=True, read=500, snapshot=3,
+        fresh=True, read=500, snapshot=3, duel=None, notes=(),
         dropped={"error": 2}, trained_rows=300, evaluator="label", threshold=threshold, calibration=calibration,
         kind="adapter", trained={"seconds": 10.0, "tokens": 5000, "first_loss": 2.0, "last_loss": 0.1},
         tried=(
@@ -204,6 +207,28 @@ def test_a_distillation_says_what_it_proposes_and_how_calibrated_it_is(
     distilled_summary(distilled(None, calibrate([], []), first_tokens=4))
     assert "decided after the first 4 tokens: what follows is checked by nothing\n" in capsys.readouterr().out
     assert "shadow judges all of its answers" in shown
+
+
+def test_a_distillation_tells_its_notes_and_that_it_lost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    done = distilled(None, calibrate([], []))
+    done.fresh, done.duel, done.notes = False, SimpleNamespace(lost=("language German",)), ("the [first]", "and more")
+    distilled_summary(done)
+    shown = capsys.readouterr().out
+    assert "student-1 (no candidate: worse than the one before) at students/student-1" in shown
+    assert shown.endswith("the [first]\nand more\n")
+
+
+def test_a_lineage_tells_parents_and_terms(capsys: pytest.CaptureFixture[str]) -> None:
+    terms = (Terms("anthropic", 3, True), Terms("openai", 9, False))
+    found = Lineage("student-2", "triage", "adapter", 3, "ab", ["c"], ["d"], 3, None, None, "student-1", ["a"], terms)
+    lineage_summary(found)
+    shown = capsys.readouterr().out
+    assert "still holds 3 of these 3" in shown
+    assert "went on from student-1, which learned from 1 others" in shown
+    assert "terms of anthropic: acknowledged\nterms of openai: not acknowledged\n" in shown
 
 
 def test_exports_show_what_was_proved_and_what_cannot_be_told(

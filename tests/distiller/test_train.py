@@ -159,8 +159,6 @@ def test_weights_say_what_each_answer_counts_over_all_steps(base, monkeypatch):
     assert weighed == pytest.approx([(2 * alone[0] + 0.5 * alone[1]) / usual, 0.5 * alone[2] / usual], rel=1e-4)
     assert usual_weight([[one], [two, three]]) is None
     assert "weights" not in collate([one])
-    with pytest.raises(BadInput, match="cannot have soft targets"):
-        usual_weight([[replace(one, weight=0.5, soft=(None, None))]])
 
 
 def test_as_many_steps_as_are_wanted_however_many_epochs_that_takes(base, tmp_path):
@@ -171,6 +169,16 @@ def test_as_many_steps_as_are_wanted_however_many_epochs_that_takes(base, tmp_pa
     assert plan(lengths, replace(SETTINGS, steps=len(whole), epochs=1)) == whole
     longer = plan(lengths, replace(SETTINGS, steps=len(whole) + 1))
     assert (longer[:-1], len(longer)) == (whole, len(whole) + 1)
+
+
+def test_a_row_that_counts_twice_is_learned_as_two_of_it(base, monkeypatch):
+    monkeypatch.setattr("distiller.base.compute_dtype", lambda: "float32")
+    model, (one, other) = load_for_training(base), rows(2)
+    step = [replace(one, weight=4 / 3), replace(other, weight=2 / 3)]
+    weighted = collate(step, usual_weight([step]))
+    twice = completion_loss(model, collate([one, one, other]), alpha_hard=0.5)
+    torch.testing.assert_close(completion_loss(model, weighted, alpha_hard=0.5), twice, atol=1e-5, rtol=0)
+    assert "weights" not in collate([one, other])
 
 
 def test_rows_without_a_single_target_train_as_rows_without_log_probabilities(base, tmp_path):
@@ -219,6 +227,18 @@ def test_the_adapter_folder_holds_what_vllm_loads_and_no_path(base, tmp_path):
     assert config["base_model_name_or_path"] == base.name
     assert config["modules_to_save"] is None
     assert config["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+
+
+def test_training_goes_on_from_an_adapter(base, tmp_path):
+    run(base, tmp_path / "first")
+    still = replace(SETTINGS, epochs=1, learning_rate=0.0)
+    run(base, tmp_path / "same", still, init=tmp_path / "first")
+    assert content(tmp_path / "same") == content(tmp_path / "first")
+    on = run(base, tmp_path / "on", replace(SETTINGS, epochs=1), init=tmp_path / "first")
+    new = run(base, tmp_path / "new", replace(SETTINGS, epochs=1))
+    assert on.first_loss < 0.7 * new.first_loss
+    with pytest.raises(BadInput, match="another shape"):
+        run(base, tmp_path / "wider", replace(still, rank=16), init=tmp_path / "first")
 
 
 def test_every_epoch_holds_every_row_once_in_another_order():

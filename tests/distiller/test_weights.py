@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from distiller.weights import all_weights, load_for_training, save_model, with_adapter
+from distiller.weights import all_weights, gone_on_from, load_for_training, save_adapter, save_model, with_adapter
+from proxy.errors import BadInput
 from tests.distiller.toy import build_toy
 
 
@@ -29,6 +30,17 @@ def test_only_the_uppermost_layers_learn_when_asked(base):
     learning = [name for name, weight in model.named_parameters() if weight.requires_grad]
     assert len(learning) == 9
     assert all("layers.1." in name for name in learning)
+
+
+def test_an_adapter_of_another_shape_is_not_gone_on_from(base, tmp_path):
+    save_adapter(with_adapter(load_for_training(base), 8, 16, None), base.name, tmp_path / "a")
+    model = gone_on_from(with_adapter(load_for_training(base), 8, 16, None), tmp_path / "a")
+    save_adapter(model, base.name, tmp_path / "b")
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    for other in (with_adapter(load_for_training(base), 16, 32, None), with_adapter(load_for_training(base), 8, 16, 1)):
+        with pytest.raises(BadInput, match="start from the base"):
+            gone_on_from(other, tmp_path / "a")
 
 
 def test_what_learns_is_float32(base):

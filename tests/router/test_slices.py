@@ -13,7 +13,7 @@ from router.lifecycle import advance, promote, standing
 from router.parity import parity
 from router.registry import CANARY, Candidate
 from router.settings import RouterSettings
-from router.slices import FACETS, MOST, NONE, REST, Slice, behind, facets, lagging, language, slices
+from router.slices import FACETS, MOST, NONE, REST, Slice, behind, facets, lagging, language, members, slices
 from tests.router.conftest import TASK, add_rows, chat, insert, judged, known
 
 
@@ -39,6 +39,16 @@ def test_each_verdict_is_in_one_slice_of_each_facet(log: Log) -> None:
     assert [sum(one.n for one in of(found.table, facet).values()) for facet in FACETS] == [4] * len(FACETS)
     tenants = of(found.table, "tenant")
     assert (tenants["acme"].n, tenants["acme"].mean, tenants[NONE].n) == (3, pytest.approx(2 / 3), 1)
+
+
+def test_members_are_told_by_place(log: Log) -> None:
+    exchanges = [*insert(log, ["a", "b"], tenant="acme"), "nowhere", *insert(log, ["c"], tenant=None)]
+    groups, gone = members(log, exchanges)
+    assert gone == 1
+    assert {value: places for (facet, value), places in groups.items() if facet == "tenant"} == {
+        "acme": [0, 1], NONE: [3],
+    }  # fmt: skip
+    assert members(log, []) == ({}, 0)
 
 
 def test_the_bound_is_the_parity_tests_at_a_share_of_alpha(log: Log) -> None:

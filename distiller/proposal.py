@@ -69,7 +69,7 @@ def propose(
     calibrated = [apply(calibration.knots, one) for one in sure]
     threshold = choose_threshold(calibrated, judged, settings.router.margin, plan=plan, of=len(made.answers))
     _write_evidence(folder, data, made, verdicts)
-    return Proposal(kind, folder, made, verdicts, calibration, threshold)
+    return Proposal(kind, settings.distiller, folder, made, verdicts, calibration, threshold)
 
 
 def report_data(data: Dataset, folder: Path) -> None:

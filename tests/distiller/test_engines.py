@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distiller.distill import distill
 from distiller.bundle import seal
+from distiller.distill import distill
 from distiller.engines import Engines
 from distiller.settings import ServingSettings, Settings, SigningSettings
 from distiller.signature import sign
@@ -16,9 +16,9 @@ from proxy.log import Log
 from router.registry import Candidate, candidates
 from tests.distiller.queues import asking, toy_encoder, toy_head
 from tests.distiller.test_serving import until
+from tests.distiller.test_signature import written
 from tests.distiller.toy import build_toy
 from tests.distiller.toy_task import ANSWERS, toy_log, toy_settings
-from tests.distiller.test_signature import written
 from tests.logs import migrated
 from tests.router.conftest import TASK, known
 from tests.servers import free_port
@@ -88,6 +88,11 @@ async def test_students_of_two_bases_are_served_by_a_vllm_each(tmp_path: Path) -
         assert urls == [f"http://127.0.0.1:{settings.serving.port + place}" for place in (0, 1)]
         told = [json.loads(place.read_text()) for place in (settings.engine_state, *settings.more_engine_states)]
         assert [one["ready"] for one in told] == [[one.id] for one in both]
+    finally:
+        stop.set()
+        await engines.ended()
+
+
 async def test_a_student_that_is_not_signed_is_not_served_and_that_is_told(
     settings: Settings, student: Candidate, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

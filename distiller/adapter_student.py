@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -55,19 +55,32 @@ def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: R
     return _trained(base, softened, left_out, data, settings, folder, on_progress)
 
 
+def taught(data: Dataset, settings: Settings, out: Path, on_progress: Report) -> Made:
+    """The same adapter in the folder `out`, which has answered nothing yet; `losses.json` is written beside it."""
+    base, rows, left_out = _rows(data, settings, on_progress)
+    return _taught(base, [row for row, _ in rows], left_out, settings.distiller, out, on_progress)
+
+
 def _trained(
     base: Path, encoded: Sequence[Encoded], left_out: Counter[str], data: Dataset, settings: Settings, folder: Path,
     on_progress: Report,
 ) -> Made:  # fmt: skip
     options, adapter = settings.distiller, folder / ADAPTER
-    trained = train(base, encoded, _train_settings(options), adapter, lambda i, n, _: on_progress("training", i, n))
-    limit = _answer_limit(encoded)
+    made = _taught(base, encoded, left_out, options, adapter, on_progress)
     answers = generate(
-        base, adapter, data.asked(data.holdout), limit, threads(options), lambda i, n: on_progress("holdout", i, n)
+        base, adapter, data.asked(data.holdout), made.limit, threads(options), lambda i, n: on_progress("holdout", i, n)
     )
-    (folder / "losses.json").write_text(json.dumps(trained.losses))
+    return replace(made, answers=answers)
+
+
+def _taught(
+    base: Path, encoded: Sequence[Encoded], left_out: Counter[str], options: DistillerSettings, adapter: Path,
+    on_progress: Report,
+) -> Made:  # fmt: skip
+    trained = train(base, encoded, _train_settings(options), adapter, lambda i, n, _: on_progress("training", i, n))
+    (adapter.parent / "losses.json").write_text(json.dumps(trained.losses))
     facts = {key: value for key, value in asdict(trained).items() if key != "losses"} | {"dtype": compute_dtype()}
-    return Made(base, answers, limit, len(encoded), facts, left_out)
+    return Made(base, (), _answer_limit(encoded), len(encoded), facts, left_out)
 
 
 def threads(options: DistillerSettings) -> int:

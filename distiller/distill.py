@@ -19,6 +19,8 @@ from distiller.bundle import Bundle, seal
 from distiller.dataset import Dataset, dataset
 from distiller.engines import SMALL, VLLM
 from distiller.generate import generate
+from distiller.label_student import label_student
+from distiller.labels import KIND as LABELS
 from distiller.proposal import Proposal, answered, card, mean, propose, report_data
 from distiller.recipes import Kind, Report
 from distiller.scoring import Score, scoring
@@ -35,8 +37,8 @@ from router.registry import register
 
 # The cheapest to serve first.
 KINDS = (
-    Kind("head", SMALL, head_student), Kind("encoder", SMALL, encoder_student), Kind(ADAPTER, VLLM, adapter_student),
-    Kind("soft", VLLM, soft_student),
+    Kind("head", SMALL, head_student, of_base=False), Kind("encoder", SMALL, encoder_student, of_base=False),
+    Kind(LABELS, SMALL, label_student), Kind(ADAPTER, VLLM, adapter_student), Kind("soft", VLLM, soft_student),
 )  # fmt: skip
 
 # What one exchange costs at the teacher: unpriced as soon as one of them is.
@@ -189,7 +191,7 @@ def _controls(best: Proposal, data: Dataset, settings: Settings, score: Score, o
     common = Counter(row.answer for row in data.train).most_common(1)[0][0]
     held = rows if data.evaluator == JUDGE else data.holdout  # A judge is paid for each, and free text has no majority.
     base = None
-    if best.kind.engine == VLLM:
+    if best.kind.of_base:
         whole = [student_messages(row.messages, frozenset()) for row in rows]
         untuned = generate(
             best.made.base, None, whole, best.made.limit, threads(settings.distiller),

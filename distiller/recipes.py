@@ -40,8 +40,12 @@ Recipe = Callable[[Dataset, Settings, Path, Report], Made]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of student: its name in `[distiller] students`, who serves it, how it is made."""
+    """One kind of student: its name in `[distiller] students`, who serves it, how it is made.
+
+    `of_base` is whether it grows from `[distiller] base`, which is then its control.
+    """
 
     name: str
     engine: str
     make: Recipe
+    of_base: bool = True

@@ -24,7 +24,7 @@ from router.evaluators import check_declared
 from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
-STUDENTS = ("head", "encoder", "adapter", "soft")  # The kinds there are, the cheapest to serve first.
+STUDENTS = ("head", "encoder", "labels", "adapter", "soft")  # The kinds there are, the cheapest to serve first.
 
 
 @dataclass(frozen=True, slots=True)

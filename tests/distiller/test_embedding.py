@@ -60,7 +60,7 @@ def test_no_texts_are_no_vectors(toy: Path) -> None:
 def test_an_encoder_is_known_by_what_it_computes(toy: Path, tmp_path: Path) -> None:
     encoders = Encoders([toy, toy])
     assert encoders.get(base_identity(toy)) is encoders.get(base_identity(toy))
-    with pytest.raises(BadInput, match=r"reads encoder 0123, which is not in .*toy: start what serves it again"):
+    with pytest.raises(BadInput, match=r"reads model 0123, which is not in .*toy: start what serves it again"):
         encoders.get("0123")
     with pytest.raises(BadInput, match="not in no folder"):
         Encoders([]).get("0123")

@@ -63,8 +63,8 @@ def tree_of(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Trie:
     trie = label_trie([one.input_ids[one.prompt_length :] for one in encoded])
     if len(trie.tokens) > MOST_LABEL_TOKENS:
         raise Refused(
-            f"the {len(names)} labels have {len(trie.tokens)} tokens together, and {MOST_LABEL_TOKENS} at most are scored "
-            "at once: distill a student that writes"
+            f"the {len(names)} labels have {len(trie.tokens)} tokens together, and {MOST_LABEL_TOKENS} are scored at "
+            "most: distill a student that writes"
         )
     return trie
 

@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
     source.add_argument("--answers", type=Path, help="what --keep wrote")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--sets", default="", help="names with commas between them (default: all)")
-    parser.add_argument("--kinds", default=",".join(STUDENTS), help=f"of {', '.join(STUDENTS)}")
+    parser.add_argument("--kinds", default=",".join(DistillerSettings().students), help=f"of {', '.join(STUDENTS)}")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--margin", type=float, default=0.05)
     parser.add_argument("--alpha", type=float, default=0.05)

@@ -16,6 +16,8 @@ from typing import Any
 from distiller.adapter_student import ADAPTER, adapter_student, soft_student, threads
 from distiller.base import base_identity
 from distiller.bundle import Bundle, seal
+from distiller.cascade import KIND as CASCADE
+from distiller.cascade_student import cascade_student
 from distiller.dataset import Dataset, dataset
 from distiller.engines import SMALL, VLLM
 from distiller.generate import generate
@@ -38,7 +40,8 @@ from router.registry import register
 # The cheapest to serve first.
 KINDS = (
     Kind("head", SMALL, head_student, of_base=False), Kind("encoder", SMALL, encoder_student, of_base=False),
-    Kind(LABELS, SMALL, label_student), Kind(ADAPTER, VLLM, adapter_student), Kind("soft", VLLM, soft_student),
+    Kind(CASCADE, SMALL, cascade_student), Kind(LABELS, SMALL, label_student), Kind(ADAPTER, VLLM, adapter_student),
+    Kind("soft", VLLM, soft_student),
 )  # fmt: skip
 
 # What one exchange costs at the teacher: unpriced as soon as one of them is.

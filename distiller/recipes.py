@@ -23,7 +23,7 @@ class Made:
 
     `base` is the folder of the model it grew from, `limit` how many tokens an answer may have, `rows` what it was
     trained on, `left_out` how many rows were not, by reason. `facts` is what the manifest says of the training, with
-    its `seconds`.
+    its `seconds`. `reads` are folders of further models that it needs when it is served.
     """
 
     base: Path
@@ -32,6 +32,7 @@ class Made:
     rows: int
     facts: Mapping[str, Any]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    reads: Sequence[Path] = ()
 
 
 Recipe = Callable[[Dataset, Settings, Path, Report], Made]

@@ -24,7 +24,8 @@ from router.evaluators import check_declared
 from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, RivalSettings, RouterSettings, TaskSettings
 
 DEFAULT_FILE = "stillroom.toml"
-STUDENTS = ("head", "encoder", "labels", "adapter", "soft")  # The kinds there are, the cheapest to serve first.
+# The kinds there are, the cheapest to serve first.
+STUDENTS = ("head", "encoder", "cascade", "labels", "adapter", "soft")
 
 
 @dataclass(frozen=True, slots=True)

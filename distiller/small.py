@@ -7,7 +7,7 @@ small.json           {"kind": "head", ...}: what the kind needs to answer
 from collections.abc import Callable
 from pathlib import Path
 
-from distiller import encoder, head, labels
+from distiller import cascade, encoder, head, labels
 from distiller.bundle import MANIFEST, read_manifest
 from distiller.embedding import Encoders
 from distiller.predict import Predict, read_facts
@@ -20,6 +20,7 @@ def load_small(folder: Path, encoders: Encoders) -> Predict:
         "head": lambda: head.load(folder, encoders),
         "encoder": lambda: encoder.load(folder),
         labels.KIND: lambda: labels.load(folder, encoders),
+        cascade.KIND: lambda: cascade.load(folder, lambda part: load_small(part, encoders)),
     }
     kind = read_facts(folder)["kind"]
     if kind not in kinds:
@@ -28,7 +29,9 @@ def load_small(folder: Path, encoders: Encoders) -> Predict:
 
 
 def load_sealed(folder: Path, encoders: Encoders) -> Predict:
-    """The same of a student in its bundle, which says where the model is that it reads: kinds read different ones."""
+    """The same of a student in its bundle, which says where the models are that it reads: kinds read different ones."""
     if (folder.parent / MANIFEST).is_file():
-        encoders.add(Path(read_manifest(folder.parent)["card"]["base"]))
+        card = read_manifest(folder.parent)["card"]
+        for model in (card["base"], *card.get("reads", ())):
+            encoders.add(Path(model))
     return load_small(folder, encoders)

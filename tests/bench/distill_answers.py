@@ -86,7 +86,7 @@ def _answers(bundle: Path, card: Mapping[str, Any], lines: Iterable[Line], threa
     prompts = [student_messages(line.row.messages, frozenset(card["static"])) for line in lines]
     base = Path(card["base"])
     if card["engine"] == SMALL:
-        return load_small(bundle / SMALL, Encoders([base]))(prompts)
+        return load_small(bundle / SMALL, Encoders([base, *map(Path, card["reads"])]))(prompts)
     return generate(base, bundle / "adapter", prompts, card["max_tokens"], threads, lambda *_: None)
 
 

@@ -15,7 +15,7 @@ from proxy.errors import Refused
 from proxy.log import Log
 from router.registry import candidates
 from tests.distiller.toy_task import ANSWERS, toy_log, toy_settings
-from tests.router.conftest import TASK, insert
+from tests.router.conftest import TASK
 
 
 @pytest.fixture
@@ -47,14 +47,20 @@ def test_it_is_made_served_by_the_small_server_and_made_again_to_the_same_name(l
 
 
 def test_it_is_taught_the_spelling_it_is_asked_to_score(log: Log, settings: Settings, tmp_path: Path) -> None:
-    for number in range(30):
-        insert(log, [f"lamp {200 + number} is red"], "Stop.")
+    given = replace(settings, distiller=replace(settings.distiller, epochs=1))
     data = dataset(log, TASK, settings)
-    assert {row.answer for row in data.train} == {*ANSWERS.values(), "Stop."}
-    (tmp_path / "made").mkdir()
-    made = label_student(data, settings, tmp_path / "made", lambda *_: None)
-    assert {one.text for one in made.answers} <= set(ANSWERS.values())
-    assert made.rows == len(data.train)
+    some = list(enumerate(data.train))
+    loud = [replace(row, answer=row.answer.replace("stop", "Stop.")) if place % 4 == 0 else row for place, row in some]
+    files = []
+    for name, rows in (("mixed", loud), ("one", data.train)):
+        (tmp_path / name).mkdir()
+        made = label_student(
+            replace(data, train=rows, holdout=data.holdout[:3]), given, tmp_path / name, lambda *_: None
+        )
+        assert (made.rows, len(made.answers)) == (len(data.train), 3)
+        files.append({path.name: path.read_bytes() for path in (tmp_path / name / "small").iterdir()})
+    assert loud != data.train
+    assert files[0] == files[1]
 
 
 def test_it_is_for_labels_that_are_a_closed_set(log: Log, settings: Settings, tmp_path: Path) -> None:

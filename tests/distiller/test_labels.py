@@ -22,6 +22,7 @@ from tests.distiller.queues import QUEUES, asking, queue_rows
 from tests.distiller.toy import build_toy
 
 NAMES = ["billing", "billing again", "login", "shipping"]  # One is how another one begins; one was never taught.
+TAUGHT = queue_rows()[:24]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def student(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "small"
     tokenizer = AutoTokenizer.from_pretrained(base)
-    settings = TrainSettings(epochs=8, learning_rate=1e-2, tokens_per_step=256, max_tokens=128, threads=1)
-    train(base, [encode(tokenizer, *row) for row in queue_rows()], settings, folder, lambda *_: None)
+    settings = TrainSettings(epochs=40, learning_rate=5e-3, tokens_per_step=256, max_tokens=128, threads=1)
+    train(base, [encode(tokenizer, *row) for row in TAUGHT], settings, folder, lambda *_: None)
     save(folder, base, NAMES)
     return folder
 
@@ -46,7 +47,7 @@ def asked(student: Path, base: Path, prompts: Sequence[Prompt]) -> list[Generate
 
 
 def test_it_answers_what_it_learned_with_the_labels_share(student: Path, base: Path) -> None:
-    rows = queue_rows()
+    rows = TAUGHT
     answers = asked(student, base, [prompt for prompt, _ in rows])
     assert [answer.text for answer in answers] == [label for _, label in rows]
     for answer in answers:

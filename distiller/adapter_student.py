@@ -68,6 +68,12 @@ def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: R
     return trained_adapter(taught, softened, data, settings, folder, on_progress)
 
 
+def learned_adapter(data: Dataset, settings: Settings, out: Path, on_progress: Report) -> Made:
+    """The same adapter in the folder `out`, which has answered nothing yet; `losses.json` is written beside it."""
+    taught = taught_rows(data, settings, on_progress)
+    return _learned(taught, [row for row, _ in taught.rows], data, settings.distiller, out, on_progress)
+
+
 def trained_adapter(
     taught: Taught, encoded: Sequence[Encoded], data: Dataset, settings: Settings, folder: Path, on_progress: Report,
     aside: Sequence[Encoded] = (), steps: int = 0,
@@ -76,22 +82,31 @@ def trained_adapter(
 
     In so many `steps`, or (0) as many as the settings' epochs take.
     """
-    base, start, options, adapter = taught.base, taught.start, settings.distiller, folder / ADAPTER
+    options, adapter = settings.distiller, folder / ADAPTER
+    made = _learned(taught, encoded, data, options, adapter, on_progress, aside, steps)
+    answers = generate(
+        made.base, adapter, data.asked(data.holdout), made.limit, threads(options),
+        lambda i, n: on_progress("holdout", i, n),
+    )  # fmt: skip
+    return replace(made, answers=answers)
+
+
+def _learned(
+    taught: Taught, encoded: Sequence[Encoded], data: Dataset, options: DistillerSettings, adapter: Path,
+    on_progress: Report, aside: Sequence[Encoded] = (), steps: int = 0,
+) -> Made:  # fmt: skip
+    start = taught.start
     weighted = weigh_rows([row for _, row in taught.rows], data.evaluator, options)
     if weighted:
         encoded = [replace(row, weight=weight) for row, weight in zip(encoded, weighted.weights.tolist(), strict=True)]
     trained = train(
-        base, [*encoded, *aside], replace(train_settings(options), steps=steps), adapter,
+        taught.base, [*encoded, *aside], replace(train_settings(options), steps=steps), adapter,
         lambda i, n, _: on_progress("training", i, n), init=start.adapter,
     )  # fmt: skip
-    limit = _answer_limit(encoded)
-    answers = generate(
-        base, adapter, data.asked(data.holdout), limit, threads(options), lambda i, n: on_progress("holdout", i, n)
-    )
-    (folder / "losses.json").write_text(json.dumps(trained.losses))
+    (adapter.parent / "losses.json").write_text(json.dumps(trained.losses))
     facts = {key: value for key, value in asdict(trained).items() if key != "losses"} | {"dtype": compute_dtype()}
     facts |= _told(start, weighted) if options.init == PREVIOUS or weighted else {}
-    return Made(base, answers, limit, len(encoded), facts, taught.left_out, start.parent)
+    return Made(taught.base, (), _answer_limit(encoded), len(encoded), facts, taught.left_out, start.parent)
 
 
 def threads(options: DistillerSettings) -> int:

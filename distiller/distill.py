@@ -19,7 +19,6 @@ from distiller.base import base_identity
 from distiller.bundle import Bundle, seal
 from distiller.champion import Duel, duel, in_words
 from distiller.dataset import Dataset, dataset
-from distiller.engines import VLLM
 from distiller.explained_student import EXPLAINED
 from distiller.explaining import with_rationales
 from distiller.generate import generate
@@ -176,7 +175,7 @@ def _controls(best: Proposal, data: Dataset, settings: Settings, score: Score, o
     common = Counter(row.answer for row in data.train).most_common(1)[0][0]
     held = rows if data.evaluator == JUDGE else data.holdout  # A judge is paid for each, and free text has no majority.
     base = None
-    if best.kind.engine == VLLM:
+    if best.kind.of_base:
         whole = [student_messages(row.messages, frozenset()) for row in rows]
         untuned = generate(
             best.made.base, None, whole, best.made.limit, threads(settings.distiller),

@@ -85,22 +85,34 @@ def _pooled(network: Any, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
 
 
 class Encoders:
-    """The encoders a process may use, each loaded once, when it is first asked for."""
+    """The models a process may read with, by what they compute; an encoder is loaded once, when it is first asked for.
+
+    One of them may be a language model, which whoever asks for its `folder` loads.
+    """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         """Nothing is read yet."""
         self._folders = list(dict.fromkeys(folders))
-        self._known: dict[str, Path] = {}
+        self._known: dict[Path, str] = {}
         self._loaded: dict[str, Embed] = {}
 
+    def add(self, folder: Path) -> None:
+        """One more, if it is not among them."""
+        if folder not in self._folders:
+            self._folders.append(folder)
+
+    def folder(self, identity: str) -> Path:
+        """The model of this `distiller.base.base_identity`; BadInput where it is none of these folders."""
+        for folder in self._folders:
+            if folder not in self._known:
+                self._known[folder] = base_identity(folder)
+            if self._known[folder] == identity:
+                return folder
+        where = ", ".join(map(str, self._folders)) or "no folder"
+        raise BadInput(f"the student reads model {identity[:12]}, which is not in {where}: start what serves it again")
+
     def get(self, identity: str) -> Embed:
-        """The encoder of this `distiller.base.base_identity`; BadInput where it is none of these folders."""
+        """The encoder of this identity; BadInput as above."""
         if identity not in self._loaded:
-            self._known = self._known or {base_identity(folder): folder for folder in self._folders}
-            if identity not in self._known:
-                where = ", ".join(map(str, self._folders)) or "no folder"
-                raise BadInput(
-                    f"the student reads encoder {identity[:12]}, which is not in {where}: start what serves it again"
-                )
-            self._loaded[identity] = load_encoder(self._known[identity])
+            self._loaded[identity] = load_encoder(self.folder(identity))
         return self._loaded[identity]

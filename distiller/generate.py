@@ -38,7 +38,9 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
-class _Model:
+class Model:
+    """A language model ready to answer; at one of `stops` it ends its turn."""
+
     network: Any
     tokenizer: Any
     stops: frozenset[int]
@@ -58,7 +60,7 @@ def generate(
     At most `max_tokens` tokens each, end of turn included. `on_progress(done, total)` is called after each batch.
     """
     torch.set_num_threads(threads)
-    model = _load(base, adapter)
+    model = load_student(base, adapter)
     texts = [render_prompt(model.tokenizer, prompt) for prompt in prompts]
     ids = [list(model.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # like lengths together: little padding
@@ -70,13 +72,14 @@ def generate(
     return [answers[index] for index in range(len(ids))]
 
 
-def _load(base: Path, adapter: Path | None) -> _Model:
+def load_student(base: Path, adapter: Path | None) -> Model:
+    """Base, or base and adapter as one, on the GPU where there is one."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     network = load_model(base)
     if adapter is not None:
         network = PeftModel.from_pretrained(network, adapter).merge_and_unload()
     network = network.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    return _Model(network, tokenizer, _stops(base, tokenizer))
+    return Model(network, tokenizer, _stops(base, tokenizer))
 
 
 def _stops(base: Path, tokenizer: Any) -> frozenset[int]:
@@ -88,7 +91,7 @@ def _stops(base: Path, tokenizer: Any) -> frozenset[int]:
     return frozenset(stops - {None})
 
 
-def _answer(model: _Model, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[Generated]:
+def _answer(model: Model, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[Generated]:
     """Answers one batch of tokenized prompts, padded on the left so that all continue at the same place."""
     device = model.network.device
     width = max(len(prompt) for prompt in prompts)

@@ -129,7 +129,7 @@ def load(folder: Path, encoders: Encoders) -> Predict:
 
 
 def label_set(answers: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """Each label as it is served, and the label's number for each answer; Refused where no head can learn them.
+    """Each label as it is served, and the label's number for each answer; Refused where nobody could learn to choose.
 
     Answers are one label when they are equal through `router.evaluators.normalise`; served is the spelling that the
     teacher used most, of equally frequent ones the first in order of characters.
@@ -138,10 +138,10 @@ def label_set(answers: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
     for answer in answers:
         spellings[normalise(answer)][answer] += 1
     if len(spellings) < 2:
-        raise Refused(f"a linear head needs two labels or more, and the teacher gave {len(spellings)}")
+        raise Refused(f"a choice needs two labels or more, and the teacher gave {len(spellings)}")
     if len(spellings) > len(answers) / 2:
         raise Refused(
-            f"{len(spellings)} different labels in {len(answers)} answers are no closed set a linear head could learn: "
+            f"{len(spellings)} different labels in {len(answers)} answers are no closed set to choose from: "
             "record more exchanges, or distill a student that writes"
         )
     order = sorted(spellings)

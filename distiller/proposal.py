@@ -126,6 +126,7 @@ def card(proposal: Proposal, data: Dataset, settings: Settings) -> dict[str, Any
     return {
         "engine": proposal.kind.engine,
         "base": str(made.base),
+        "reads": [str(folder) for folder in made.reads],
         "static": sorted(data.static),
         "extra_lines": max(extra_lines(row.messages, data.static) for row in rows),
         "labels": list(data.labels),

@@ -24,7 +24,8 @@ class Made:
 
     `base` is the folder of the model it grew from, `limit` how many tokens an answer may have, `rows` what it was
     trained on, `left_out` how many rows were not, by reason. `facts` is what the manifest says of the training, with
-    its `seconds`; `parent` the student whose weights it went on from.
+    its `seconds`; `parent` the student whose weights it went on from. `reads` are folders of further models that it
+    needs when it is served.
     """
 
     base: Path
@@ -34,6 +35,7 @@ class Made:
     facts: Mapping[str, Any]
     left_out: Mapping[str, int] = field(default_factory=dict)
     parent: Incumbent | None = None
+    reads: Sequence[Path] = ()
 
 
 Recipe = Callable[[Dataset, Settings, Path, Report], Made]
@@ -46,9 +48,11 @@ class Kind:
 
     One that is `against` another learns the same rows in as many steps from the same seed, and costs as much to serve:
     it is kept where it is better on the same holdout (`distiller.ab`), and dropped elsewhere.
+    `of_base` is whether it grows from `[distiller] base`, which is then its control.
     """
 
     name: str
     engine: str
     make: Recipe
     against: str = ""
+    of_base: bool = True

@@ -25,7 +25,8 @@ from router.settings import MOST_FIRST_TOKENS, JudgeSettings, MoneySettings, Riv
 
 DEFAULT_FILE = "stillroom.toml"
 LEAST_REPLAY = 0.2
-STUDENTS = ("head", "encoder", "adapter", "soft", "explained")  # The kinds there are, the cheapest to serve first.
+# The kinds there are, the cheapest to serve first.
+STUDENTS = ("head", "encoder", "cascade", "labels", "adapter", "soft", "explained")
 
 
 @dataclass(frozen=True, slots=True)

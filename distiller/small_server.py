@@ -24,7 +24,7 @@ from distiller.embedding import Encoders
 from distiller.generate import Generated
 from distiller.head import MOST_TOLD
 from distiller.predict import Predict, Prompt
-from distiller.small import load_small
+from distiller.small import load_sealed
 from distiller.small_wire import completion, events
 from proxy.errors import BadInput, envelope
 
@@ -206,11 +206,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--port", type=int, required=True, help="on loopback")
     parser.add_argument("--threads", type=int, default=1, help="of the models")
-    parser.add_argument("--encoder", type=Path, action="append", default=[], help="folder; for each that students read")
+    parser.add_argument("--encoder", type=Path, action="append", default=[], help="folder; for each that is read")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     encoders = Encoders(options.encoder)
-    app = create_app(lambda folder: load_small(folder, encoders))
+    app = create_app(lambda folder: load_sealed(folder, encoders))
     uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning", access_log=False)
 
 

@@ -13,8 +13,12 @@ from typing import Any, NamedTuple
 
 from distiller.ab import Trial, trial, write
 from distiller.adapter_student import ADAPTER, adapter_student, soft_student
+from distiller.cascade import KIND as CASCADE
+from distiller.cascade_student import cascade_student
 from distiller.engines import SMALL, VLLM
 from distiller.explained_student import EXPLAINED, explained_student
+from distiller.label_student import label_student
+from distiller.labels import KIND as LABELS
 from distiller.proposal import Proposal
 from distiller.recipes import Kind
 from distiller.settings import DistillerSettings
@@ -23,7 +27,8 @@ from proxy.errors import Refused, Unavailable
 
 # The cheapest to serve first.
 KINDS = (
-    Kind("head", SMALL, head_student), Kind("encoder", SMALL, encoder_student), Kind(ADAPTER, VLLM, adapter_student),
+    Kind("head", SMALL, head_student, of_base=False), Kind("encoder", SMALL, encoder_student, of_base=False),
+    Kind(CASCADE, SMALL, cascade_student), Kind(LABELS, SMALL, label_student), Kind(ADAPTER, VLLM, adapter_student),
     Kind("soft", VLLM, soft_student, ADAPTER), Kind(EXPLAINED, VLLM, explained_student, ADAPTER),
 )  # fmt: skip
 
@@ -55,7 +60,7 @@ class Try(NamedTuple):
     @property
     def grown(self) -> dict[str, Any]:
         """The base and rank of a language model."""
-        return {"base": self.options.base, "rank": self.options.rank} if self.kind.engine == VLLM else {}
+        return {"base": self.options.base, "rank": self.options.rank} if self.kind.of_base else {}
 
     def named(self, kind: str) -> tuple[Any, ...]:
         """What tells a try from the others, were it of that kind."""
@@ -70,7 +75,7 @@ def tries(options: DistillerSettings) -> list[Try]:
     """What is tried, the cheapest to serve first; a language model with every base and rank that was named."""
     found = []
     for kind in (one for one in KINDS if one.name in options.students):
-        if kind.engine != VLLM:
+        if not kind.of_base:
             found.append(Try(kind, options))
             continue
         for base, rank in product((options.base, *options.bases), (options.rank, *options.ranks)):

@@ -71,7 +71,7 @@ def student(
         log.close()
     trained = time.monotonic() - started
     card = done.bundle.manifest["card"]
-    asked = later if card["engine"] == SMALL else _fewer(later, limits)
+    asked = _fewer(later, limits) if done.holdout.base_rows else later  # as language models are slower
     said = _answers(done.bundle.path, card, asked, options.threads or 2)
     say(f"{name}, {kind}: {done.trained_rows} rows in {trained:.0f} s, {len(asked)} answers")
     return {
@@ -86,7 +86,7 @@ def _answers(bundle: Path, card: Mapping[str, Any], lines: Iterable[Line], threa
     prompts = [student_messages(line.row.messages, frozenset(card["static"])) for line in lines]
     base = Path(card["base"])
     if card["engine"] == SMALL:
-        return load_small(bundle / SMALL, Encoders([base]))(prompts)
+        return load_small(bundle / SMALL, Encoders([base, *map(Path, card["reads"])]))(prompts)
     return generate(base, bundle / "adapter", prompts, card["max_tokens"], threads, lambda *_: None)
 
 

@@ -11,6 +11,7 @@ from distiller.base import base_identity
 from distiller.embedding import DEFAULT_ENCODER, MOST_TOKENS, Encoders, load_encoder, resolve_encoder
 from proxy.errors import BadInput, Unavailable
 from tests.distiller.queues import toy_encoder
+from tests.distiller.toy_encoder import build_toy_encoder
 
 TEXTS = ["refund my money", "the courier lost it", "hello", "", "invoice is wrong, refund my money please " * 3]
 
@@ -60,10 +61,19 @@ def test_no_texts_are_no_vectors(toy: Path) -> None:
 def test_an_encoder_is_known_by_what_it_computes(toy: Path, tmp_path: Path) -> None:
     encoders = Encoders([toy, toy])
     assert encoders.get(base_identity(toy)) is encoders.get(base_identity(toy))
-    with pytest.raises(BadInput, match=r"reads encoder 0123, which is not in .*toy: start what serves it again"):
+    with pytest.raises(BadInput, match=r"reads model 0123, which is not in .*toy: start what serves it again"):
         encoders.get("0123")
     with pytest.raises(BadInput, match="not in no folder"):
         Encoders([]).get("0123")
+
+
+def test_models_are_found_by_what_they_compute_and_may_come_later(toy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    build_toy_encoder(other, ["another one"])
+    encoders = Encoders([])
+    for folder in (other, toy, toy):
+        encoders.add(folder)
+    assert [encoders.folder(base_identity(folder)) for folder in (toy, other)] == [toy, other]
 
 
 class Shipped(PurePosixPath):

@@ -149,7 +149,7 @@ def _answers(champion: Incumbent, rows: Sequence[Recorded], settings: Settings, 
         raise Refused(f"its base model is not at {base} any more")
     asked = [student_messages(row.messages, frozenset(card["static"])) for row in rows]
     if card.get("engine", VLLM) == SMALL:
-        return load_small(champion.path / SMALL, Encoders([base]))(asked)
+        return load_small(champion.path / SMALL, Encoders([base, *map(Path, card.get("reads", ()))]))(asked)
     return generate(
         base, champion.path / ADAPTER, asked, card["max_tokens"], threads(settings.distiller),
         lambda i, n: on_progress("the student before", i, n),

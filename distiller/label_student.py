@@ -30,7 +30,7 @@ def label_student(data: Dataset, settings: Settings, folder: Path, on_progress: 
     base = resolve_base(settings.distiller.base, settings.folder / "bases")
     tree_of(AutoTokenizer.from_pretrained(base), names)  # Nobody trains for an hour to learn that they are too many.
     spelled = [replace(row, answer=names[number]) for row, number in zip(data.train, numbers, strict=True)]
-    made = taught(replace(data, train=spelled), settings, folder / SMALL, on_progress)
+    made = learned_adapter(replace(data, train=spelled), settings, folder / SMALL, on_progress)
     save(folder / SMALL, made.base, names)
     predict = load(folder / SMALL, Encoders([made.base]))
     answers = []

@@ -37,7 +37,7 @@ def cascade_student(data: Dataset, settings: Settings, folder: Path, on_progress
         for recipe, name in ((head_student, FIRST), (label_student, SECOND))
     ]
     first, second = parts
-    chosen = choose(*(_told(earlier, part) for part in parts), 1 - settings.router.margin)
+    chosen = choose(_told(earlier, first), _told(earlier, second), 1 - settings.router.margin)
     save(folder / SMALL, chosen.rule)
     predict = load_small(folder / SMALL, Encoders([first.base, second.base]))
     answers = []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from distiller.adapter_student import learned_adapter
 from distiller.base import resolve_base
 from distiller.dataset import Dataset
 from distiller.embedding import Encoders

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint install clean
 .PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
-.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-ab bench-trl
+.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-ab bench-trl bench-export
 
 install: $(VENV)/.ready
 
@@ -91,6 +91,10 @@ bench-ab: install
 # Our trainer against TRL's, which is fetched for it; about 10 minutes. DATA=FOLDER of recorded sets; else made-up rows.
 bench-trl: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.trl $(if $(DATA),--data $(DATA)) $(BENCH)
+
+# A student traced, rebuilt, exported and asked through llama.cpp, as tables; about 20 minutes. DATA=FOLDER of recorded sets.
+bench-export: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.export --data $(DATA) $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

@@ -78,8 +78,8 @@ def test_without_workers_there_are_the_controllers_own(tmp_path: Path, folder: s
     ("observed", "status", "word"),
     [
         ({}, 503, "starting"),
-        ({"last_round": time.time() + 60}, 200, "ready"),
-        ({"last_round": time.time() + 60, "engine": "down"}, 200, "degraded"),
+        ({"last_round": 0.0}, 200, "ready"),
+        ({"last_round": 0.0, "engine": "down"}, 200, "degraded"),
     ],
 )
 def test_it_is_ready_after_the_first_round_and_says_what_is_degraded(
@@ -88,6 +88,8 @@ def test_it_is_ready_after_the_first_round_and_says_what_is_degraded(
     monkeypatch.setenv("TEST_ADMIN_TOKEN", "s3cret")
     monkeypatch.setattr("proxy.vitals.DISK_BYTES", 0)
     settings = AdminSettings(token_env="TEST_ADMIN_TOKEN")
+    if "last_round" in observed:  # Measured from here: the cases may have been collected long before.
+        observed = {**observed, "last_round": time.time()}
     with serving(create_admin(settings, tmp_path, vitals(tmp_path, **observed))) as url:
         stranger = httpx.get(url.replace("/v1", "/readyz"))
         operator = httpx.get(url.replace("/v1", "/readyz"), headers={"authorization": "Bearer s3cret"})

@@ -203,7 +203,7 @@ def _check(settings: Settings) -> None:
         raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
     _check_students(settings.distiller)
     _check_rationales(settings.distiller, settings.teacher)
-    largest = max(settings.distiller.rank, *settings.distiller.ranks)
+    largest = max((settings.distiller.rank, *settings.distiller.ranks))
     if largest > settings.serving.max_lora_rank:
         raise BadInput(
             f"a distiller.rank of {largest} needs serving.max_lora_rank to be at least that, "

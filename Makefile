@@ -83,7 +83,7 @@ bench-held: install
 bench-distill: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.distill --data $(DATA) $(BENCH)
 
-# DATA=FOLDER of recorded sets: students with and without the teacher's reasons. BENCH=--quick takes under 8 minutes; see
+# DATA=FOLDER of recorded sets: students with and without the teacher's reasons. BENCH=--quick for small budgets; see
 # tests/bench/ab.py.
 bench-ab: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.ab --data $(DATA) $(BENCH)

@@ -7,7 +7,7 @@ they answer, those reasons are the rationales, and verdicts are on all but them:
 own ("beside"), or in the answer as recorded ("before"). Nobody is asked: where no rationale is recorded there is
 nothing to try, and the table says so. Hard against soft labels has a benchmark of its own.
 
-    --quick          small budgets: under 8 minutes on two cores
+    --quick          small budgets, meant for 8 minutes on two idle cores; not timed yet
 """
 
 import argparse

@@ -112,9 +112,9 @@ def compared(name: tuple[str, str], pairs: Sequence[tuple[Recorded, float, float
     means = [sum(own) / len(own) for own in talks.values()]
     better, worse = ([min(max((1 + sign * mean) / 2, 0.0), 1.0) for mean in means] for sign in (1, -1))
     low, high = 2 * lower_bound(better, alpha) - 1, 1 - 2 * lower_bound(worse, alpha)
-    new, old = (sum(scores) / len(pairs) for scores in ([pair[1] for pair in pairs], [pair[2] for pair in pairs]))
+    challenger, champion = sum(new for _, new, _ in pairs) / len(pairs), sum(old for *_, old in pairs) / len(pairs)
     difference = sum(means) / len(means)
-    return Compared(*name, len(pairs), len(means), new, old, difference, low, high, high < 0)
+    return Compared(*name, len(pairs), len(means), challenger, champion, difference, low, high, high < 0)
 
 
 def in_words(found: Duel) -> str:

@@ -12,13 +12,12 @@ from distiller.dataset import Dataset, dataset
 from distiller.distill import distill
 from distiller.incumbent import incumbent
 from distiller.scoring import Answered, Score
-from distiller.settings import DistillerSettings, Settings
+from distiller.settings import Settings
 from proxy.log import Log
 from router.evaluators import JUDGE
 from router.parity import lower_bound
 from tests.distiller.test_curate import row
-from tests.distiller.toy_encoder import build_toy_encoder
-from tests.distiller.toy_task import ANSWERS, toy_log
+from tests.distiller.toy_task import head_settings, toy_log
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert
 
@@ -91,10 +90,8 @@ def test_harmless_students_are_rarely_called_worse_and_clearly_worse_ones_mostly
 
 @pytest.fixture
 def taught(tmp_path: Path) -> tuple[Log, Settings]:
-    """A task with a student: a head, which takes no time."""
-    log, options = toy_log(tmp_path), DistillerSettings(students=("head",), encoder=str(tmp_path / "encoder"))
-    build_toy_encoder(tmp_path / "encoder", [f"lamp is {colour} {answer}" for colour, answer in ANSWERS.items()])
-    settings = Settings(home=str(tmp_path), distiller=replace(options, min_exchanges=100, control_rows=4, threads=1))
+    """A task with a student."""
+    log, settings = toy_log(tmp_path), head_settings(tmp_path)
     distill(log, settings, TASK, lambda *_: None)
     return log, settings
 

@@ -25,7 +25,7 @@ from router.registry import SHADOW, candidates
 from router.said import Said
 from router.scoring import scoring
 from router.settings import JudgeSettings, RouterSettings, TaskSettings
-from tests.distiller.toy_task import toy_log, toy_settings
+from tests.distiller.toy_task import head_settings, toy_log, toy_settings
 from tests.judges import Judges
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert
@@ -117,11 +117,13 @@ def test_the_same_data_gives_the_same_student(log: Log, tmp_path: Path) -> None:
 def test_a_student_that_is_surely_worse_than_the_one_that_answers_is_kept_and_no_candidate(
     log: Log, tmp_path: Path
 ) -> None:
-    settings = toy_settings(tmp_path)
+    settings = head_settings(tmp_path)
     first = distill(log, settings, TASK, lambda *_: None)
     assert (first.duel, first.bundle.manifest["champion"]) == (None, None)
-    untaught = replace(settings, distiller=replace(settings.distiller, epochs=1, learning_rate=1e-9))
-    second = distill(log, untaught, TASK, lambda *_: None)
+    learned = "id IN (SELECT id FROM exchanges ORDER BY id LIMIT 120)"
+    for wrong, right in (("?", "go"), ("go", "stop"), ("stop", "?")):  # Taught the wrong answers, judged by the right.
+        log.query(f"UPDATE exchanges SET answer = ? WHERE answer = ? AND {learned}", [wrong, right])
+    second = distill(log, settings, TASK, lambda *_: None)
     assert second.duel is not None
     whole = second.duel.table[0]
     assert (second.duel.champion, whole.rows, whole.champion) == (first.bundle.id, 30, first.holdout.student)
@@ -132,7 +134,10 @@ def test_a_student_that_is_surely_worse_than_the_one_that_answers_is_kept_and_no
     assert second.bundle.manifest["champion"]["table"][0]["worse"]
     assert any("kept, but no candidate" in note for note in second.notes)
     assert log.query("SELECT model FROM spend WHERE kind = 'training' ORDER BY id")[1] == (second.bundle.id,)
-    third = distill(log, replace(settings, distiller=replace(settings.distiller, seed=1)), TASK, lambda *_: None)
+    for wrong, right in (("go", "?"), ("stop", "go"), ("?", "stop")):
+        log.query(f"UPDATE exchanges SET answer = ? WHERE answer = ? AND {learned}", [right, wrong])
+    insert(log, ["lamp 150 is red"], "stop")
+    third = distill(log, settings, TASK, lambda *_: None)
     assert third.duel is not None
     assert (third.fresh, third.duel.lost) == (True, ())
     assert candidates(log)[-1].id == third.bundle.id
@@ -140,7 +145,7 @@ def test_a_student_that_is_surely_worse_than_the_one_that_answers_is_kept_and_no
 
 def test_what_people_should_be_told_is_in_the_bundle_too(log: Log, tmp_path: Path) -> None:
     log.query("UPDATE exchanges SET model = 'gpt-4o-2024-05-13' WHERE answer = 'go'")
-    done = distill(log, toy_settings(tmp_path), TASK, lambda *_: None)
+    done = distill(log, head_settings(tmp_path), TASK, lambda *_: None)
     changed, terms = done.notes
     assert changed.startswith("the teacher changed: gpt-4o gave 100 of the answers to gpt-4o")
     assert "120 rows are answers of openai" in terms

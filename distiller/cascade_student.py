@@ -30,8 +30,8 @@ def cascade_student(data: Dataset, settings: Settings, folder: Path, on_progress
     """
     if data.evaluator != "label":
         raise Refused(f"a cascade answers with labels; this task is scored as {data.evaluator}")
-    kept = len(data.train) // _SHARE
-    earlier = replace(data, train=data.train[:-kept], holdout=data.train[-kept:]) if kept else data
+    kept = -(-len(data.train) // _SHARE)
+    earlier = replace(data, train=data.train[:-kept], holdout=data.train[-kept:])
     parts = [
         _part(recipe, earlier, settings, folder, name, on_progress)
         for recipe, name in ((head_student, FIRST), (label_student, SECOND))

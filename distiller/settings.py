@@ -80,6 +80,13 @@ class EdgeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """`[export]`: `compressor` is the path of a Python that has llm-compressor, in an environment of its own."""
+
+    compressor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One settings file; `home` holds everything Stillroom writes, relative to the file."""
 
@@ -98,6 +105,7 @@ class Settings:
     distiller: DistillerSettings = field(default_factory=DistillerSettings)
     serving: ServingSettings = field(default_factory=ServingSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
 
     @property
     def folder(self) -> Path:

@@ -40,7 +40,7 @@ def compress(model: Path, scheme: str, rows: Sequence[Sequence[int]], folder: Pa
     recipe = _fp8() if scheme == "fp8" else _w4a16(group_size(widths))
     ids = [torch.tensor([row]) for row in rows]
     asked = [{"input_ids": one, "attention_mask": torch.ones_like(one)} for one in ids]
-    data = torch.utils.data.DataLoader(asked, batch_size=None) if asked else None  # type: ignore[arg-type]
+    data: Any = torch.utils.data.DataLoader(asked, batch_size=None) if asked else None  # type: ignore[arg-type]
     oneshot(model=network, tokenizer=AutoTokenizer.from_pretrained(model), recipe=recipe, dataset=data)
     network.save_pretrained(folder, save_compressed=True, max_shard_size="1TB")  # one file, whatever the size
 

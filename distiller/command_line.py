@@ -67,6 +67,8 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     kinds = ["q8_0", "q4_0", "q4_1", "q4_1-lora", "bf16"]
     told = "for llama.cpp: q8_0 (the default), q4_0, q4_1, bf16, or q4_1-lora: the base in four bits, adapter apart"
     made.add_argument("--gguf", nargs="*", choices=kinds, metavar="KIND", help=told)
+    told = "for vLLM, made by llm-compressor: fp8 (the default), or w4a16: four bits, fitted to the task"
+    made.add_argument("--vllm", nargs="*", choices=["fp8", "w4a16"], metavar="KIND", help=told)
     told = "base and adapter as one folder of safetensors; with q8_0 what is made where nothing is asked for"
     made.add_argument("--merged", action="store_true", help=told)
     made.add_argument("--to", type=Path, metavar="FOLDER", help="put them here (default: exports in the home folder)")

@@ -1,8 +1,7 @@
-"""Owns the proof of an exported file: it is loaded and asked in its real engine, and scored as the student was.
+"""Owns how llama.cpp is asked for the proof of an exported file: through its door, as `stillroom edge` serves it.
 
-Must not know how the file was made. llama.cpp runs in a process of its own, without torch, so that its memory is its
-own too. What the student said to its holdout, and what that was worth, stands in the bundle; the same rows are asked
-again here, as clients would ask.
+Must not know how the file was made, nor what is asked. llama.cpp runs in a process of its own, without torch, so that
+its memory is its own too.
 """
 
 import contextlib
@@ -11,195 +10,45 @@ import re
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from distiller.bundle import Bundle
 from distiller.edge import HOST, Running
-from distiller.examples import render_prompt
-from distiller.scoring import Answered, Score
-from proxy.errors import Refused, Unavailable
-from proxy.log import Log
-from router.calibration import Calibration, calibrate
-from router.confidence import confidence, first
-from router.evaluators import well_formed
-from router.prompt import student_messages
-from router.said import Said
+from distiller.proof import Asking, Messages, Reply, post
+from proxy.errors import Unavailable
 
 _START_S = 120.0
-_ANSWER_S = 300.0
-_AT_ONCE = 500  # ids a query
-_IDS = "SELECT id, request FROM exchanges WHERE id IN ({})"
+_HEALTH_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A holdout row that is still in the log: the request's body, the teacher's answer, the student's, its verdict.
-
-    `text` is None where the student's answer did not end.
-    """
-
-    exchange: str
-    request: Mapping[str, Any]
-    teacher: str
-    text: str | None
-    verdict: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer over the wire; `logprobs` in nats, end of turn included. Milliseconds as llama.cpp measured them."""
-
-    text: str
-    finished: bool
-    logprobs: tuple[float, ...]
-    prompt_tokens: int
-    prompt_ms: float
-    tokens: int
-    ms: float
+@contextlib.contextmanager
+def llama(folder: Path, running: Running) -> Iterator[Asking]:
+    """llama.cpp with the file in `folder`; Unavailable where it does not run, with what it said last."""
+    log = folder / "engine.log"
+    command = [sys.executable, "-m", "distiller.edge", str(folder), "0", *(str(n) for n in asdict(running).values())]
+    with log.open("w+b") as out:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        try:
+            url = _door(child, log)
+            with urllib.request.urlopen(f"{url}/health", timeout=_HEALTH_S) as answer:
+                engine = json.load(answer)["engine"]
+            yield Asking(
+                lambda messages: _ask(url, messages), lambda messages: _read(engine, messages), lambda: _peak(child.pid)
+            )
+        finally:
+            child.terminate()
+            child.wait()
+    log.unlink()
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What an artefact showed; scores are means of verdicts in [0, 1] over the same rows.
-
-    `alike` rows got the student's very words, `read_alike` the student's very tokens as their prompt; `gone` holdout
-    rows are in the log no more. Speeds are tokens a second, `peak_bytes` the whole process at its largest, None where
-    the system does not tell.
-    """
-
-    rows: int
-    gone: int
-    student: float
-    score: float
-    better: int
-    worse: int
-    alike: int
-    read_alike: int
-    golden: int
-    golden_alike: int
-    prompt_speed: float
-    speed: float
-    peak_bytes: int | None
-    calibration: Calibration
-
-    @property
-    def kept(self) -> float:
-        """The share of the student's score that the artefact keeps; 0 where there is none to keep."""
-        return self.score / self.student if self.student else 0.0
+def _post(url: str, body: dict[str, Any]) -> Any:
+    return post(url, body, "llama.cpp", "raise edge.context if a prompt is too long")
 
 
-def cases(log: Log, bundle: Bundle) -> tuple[list[Case], int]:
-    """The student's holdout as far as it is still in the log, and how many rows of it are gone."""
-    lines = [json.loads(line) for line in (bundle.path / "holdout.jsonl").read_text(encoding="utf-8").splitlines()]
-    requests: dict[str, str] = {}
-    for start in range(0, len(lines), _AT_ONCE):
-        ids = [line["exchange"] for line in lines[start : start + _AT_ONCE]]
-        requests |= dict(log.query(_IDS.format(", ".join("?" * len(ids))), ids))
-    found = [
-        Case(
-            line["exchange"], json.loads(requests[line["exchange"]]), line["teacher"],
-            line["text"] if line["finished"] else None, line["verdict"],
-        )
-        for line in lines
-        if line["exchange"] in requests
-    ]  # fmt: skip
-    return found, len(lines) - len(found)
-
-
-def prove(
-    folder: Path,
-    bundle: Bundle,
-    rows: Sequence[Case],
-    gone: int,
-    score: Score,
-    tokenizer: Any,
-    running: Running,
-    on_progress: Callable[[int, int], None],
-) -> Proof:
-    """Serve the file in `folder` and ask it the golden prompts and all `rows`; `tokenizer` is the student's own.
-
-    Refused without rows, Unavailable where llama.cpp does not run, with what it said last.
-    """
-    if not rows:
-        raise Refused(f"none of the {gone} holdout exchanges of {bundle.id} is in the log: distill the task again")
-    card = bundle.manifest["card"]
-    golden = [(one["messages"], one["text"]) for one in card["golden"]]
-    asked = [messages for messages, _ in golden] + [row.request["messages"] for row in rows]
-    with _served(folder, running) as edge:
-        replies = []
-        for messages in asked:
-            replies.append(_ask(edge.url, messages))
-            on_progress(len(replies), len(asked))
-        read = [_read_alike(edge.engine, tokenizer, row, frozenset(card["static"])) for row in rows]
-        peak = edge.peak()
-    first_said, said = replies[: len(golden)], replies[len(golden) :]
-    verdicts = _verdicts(rows, said, score)
-    return Proof(
-        rows=len(rows),
-        gone=gone,
-        student=sum(row.verdict for row in rows) / len(rows),
-        score=sum(verdicts) / len(rows),
-        better=sum(now > row.verdict for row, now in zip(rows, verdicts, strict=True)),
-        worse=sum(now < row.verdict for row, now in zip(rows, verdicts, strict=True)),
-        alike=sum(_same(row, one) for row, one in zip(rows, said, strict=True)),
-        read_alike=sum(read),
-        golden=len(golden),
-        golden_alike=sum(one.text == text for one, (_, text) in zip(first_said, golden, strict=True)),
-        prompt_speed=_speed([(one.prompt_tokens, one.prompt_ms) for one in replies]),
-        speed=_speed([(one.tokens, one.ms) for one in replies]),
-        peak_bytes=peak,
-        calibration=_calibrated(bundle, said, verdicts),
-    )
-
-
-def _same(row: Case, reply: Reply) -> bool:
-    return reply.finished and reply.text == row.text
-
-
-def _verdicts(rows: Sequence[Case], said: Sequence[Reply], score: Score) -> list[float]:
-    """The same words are worth the same, and nobody is asked again; an answer that did not end is wrong."""
-    verdicts = {place: row.verdict for place, row in enumerate(rows) if _same(row, said[place])}
-    open_ = [place for place, one in enumerate(said) if one.finished and place not in verdicts]
-    asked = [
-        Answered(rows[place].exchange, rows[place].request, rows[place].teacher, said[place].text) for place in open_
-    ]
-    verdicts |= zip(open_, score(asked), strict=True)
-    return [verdicts.get(place, 0.0) for place in range(len(rows))]
-
-
-def _calibrated(bundle: Bundle, said: Sequence[Reply], verdicts: Sequence[float]) -> Calibration:
-    """As the student's own: over the answers that may go out at all, or over all where the first tokens decide."""
-    card, evaluator = bundle.manifest["card"], bundle.manifest["evaluator"]
-    tokens, labels = card.get("first_tokens", 0), frozenset(card["labels"])
-    fit = [bool(tokens) or (one.finished and well_formed(evaluator, Said(one.text), labels)) for one in said]
-    pairs = [
-        (confidence(first(one.logprobs, tokens)), verdict)
-        for one, verdict, out in zip(said, verdicts, fit, strict=True)
-        if out
-    ]
-    return calibrate([sure for sure, _ in pairs], [verdict for _, verdict in pairs])
-
-
-def _speed(parts: Sequence[tuple[int, float]]) -> float:
-    tokens, milliseconds = (sum(column) for column in zip(*parts, strict=True))
-    return 1000 * tokens / milliseconds if milliseconds else 0.0
-
-
-def _read_alike(engine: str, tokenizer: Any, row: Case, static: frozenset[str]) -> bool:
-    """Whether llama.cpp reads a request as the tokens that the student read in training."""
-    messages = student_messages(row.request["messages"], static)
-    ours = list(tokenizer(render_prompt(tokenizer, messages), add_special_tokens=False)["input_ids"])
-    prompt = _post(f"{engine}/apply-template", {"messages": messages})["prompt"]
-    told = {"content": prompt, "add_special": True, "parse_special": True}
-    return bool(_post(f"{engine}/tokenize", told)["tokens"] == ours)
-
-
-def _ask(url: str, messages: Sequence[Mapping[str, Any]]) -> Reply:
+def _ask(url: str, messages: Messages) -> Reply:
     said = _post(f"{url}/v1/chat/completions", {"messages": messages, "logprobs": True, "top_logprobs": 1})
     choice, timings = said["choices"][0], said["timings"]
     return Reply(
@@ -214,50 +63,16 @@ def _ask(url: str, messages: Sequence[Mapping[str, Any]]) -> Reply:
     )
 
 
-def _post(url: str, body: Mapping[str, Any]) -> Any:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=_ANSWER_S) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            said = error.read().decode(errors="replace")[:300]
-        raise Unavailable(
-            f"llama.cpp answered {error.code}: {said}; raise edge.context if a prompt is too long"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise Unavailable(f"llama.cpp does not answer: {error}") from None
+def _read(engine: str, messages: Messages) -> list[int]:
+    prompt = _post(f"{engine}/apply-template", {"messages": messages})["prompt"]
+    told = {"content": prompt, "add_special": True, "parse_special": True}
+    return list(_post(f"{engine}/tokenize", told)["tokens"])
 
 
-@dataclass(frozen=True, slots=True)
-class _Edge:
-    """A running child: where its door is, where llama.cpp itself is, and its process."""
-
-    url: str
-    engine: str
-    pid: int
-
-    def peak(self) -> int | None:
-        status = Path(f"/proc/{self.pid}/status")
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-        return 1024 * int(found[1]) if found else None
-
-
-@contextlib.contextmanager
-def _served(folder: Path, running: Running) -> Iterator[_Edge]:
-    log = folder / "engine.log"
-    command = [sys.executable, "-m", "distiller.edge", str(folder), "0", *(str(n) for n in asdict(running).values())]
-    with log.open("w+b") as out:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        try:
-            url = _door(child, log)
-            with urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_S) as answer:
-                engine = json.load(answer)["engine"]
-            yield _Edge(url, engine, child.pid)
-        finally:
-            child.terminate()
-            child.wait()
-    log.unlink()
+def _peak(pid: int) -> int | None:
+    status = Path(f"/proc/{pid}/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * int(found[1]) if found else None
 
 
 def _door(child: subprocess.Popen[bytes], log: Path) -> str:

@@ -142,10 +142,11 @@ def _of(one: _Needed, needed: Sequence[_Needed], students: Sequence[Candidate]) 
     return [student for student, needs in zip(students, needed, strict=True) if needs == one]
 
 
-def _vllm_settings(settings: Settings, first: Sequence[Candidate]) -> EngineSettings:
+def vllm_settings(settings: Settings, base: Path) -> EngineSettings:
+    """How vLLM is set up for the model in `base`."""
     options = settings.serving
     return EngineSettings(
-        base=Path(first[0].card["base"]),
+        base=base,
         port=options.port,
         dtype=compute_dtype() if options.device == "cpu" else "bfloat16",
         max_model_len=options.max_model_len,
@@ -155,6 +156,10 @@ def _vllm_settings(settings: Settings, first: Sequence[Candidate]) -> EngineSett
         device="gpu" if options.device == "gpu" else "cpu",
         log=settings.folder / "logs" / "engine.log",
     )
+
+
+def _vllm_settings(settings: Settings, first: Sequence[Candidate]) -> EngineSettings:
+    return vllm_settings(settings, Path(first[0].card["base"]))
 
 
 def _small_settings(settings: Settings, first: Sequence[Candidate]) -> EngineSettings:

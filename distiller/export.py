@@ -1,9 +1,10 @@
-"""Owns turning a student into artefacts for other engines: merged safetensors, and GGUF files that were proved.
+"""Owns turning a student into artefacts for other engines: merged safetensors, and smaller ones that were proved.
 
 exports/student-3fa9.../
     merged/          the model in one folder, for any engine that reads safetensors; export.json in it
     gguf/q8_0/       one file for llama.cpp, student.json for serving it, and export.json: what it was proved with
     gguf/q4_1-lora/  the base in one file and the adapter in another
+    vllm/fp8/        fewer bits a weight, for vLLM: a folder of safetensors with its export.json
 
 The student's own bundle is read and never changed. An artefact is made under a scratch name and renamed once it passed,
 so whatever has its name is fit to use; what was exported before is not made again. Must not know the command line.
@@ -25,14 +26,17 @@ from transformers import AutoTokenizer
 
 from distiller.base import base_identity
 from distiller.bundle import Bundle, load_bundle
+from distiller.compress import FITTED, SCHEMES, compress, installed, training_rows
 from distiller.edge import CARD, INSTALL, Running, Served, sums
-from distiller.edge_check import Case, Proof, cases, prove
+from distiller.edge_check import llama
 from distiller.gguf_adapter import write_adapter
 from distiller.gguf_file import write_gguf
 from distiller.merge import merge, weights
+from distiller.proof import Case, Proof, Serving, cases, prove
 from distiller.scoring import scoring
 from distiller.settings import Settings
 from distiller.signature import verify
+from distiller.vllm_check import vllm
 from proxy.errors import BadInput, Refused, Unavailable
 from proxy.log import Log
 from router.prompt import student_messages
@@ -41,11 +45,12 @@ from router.settings import TaskSettings
 
 REPORT = "export.json"
 MERGED = "merged"
-# Of the student's score on the same rows; a file that keeps less is refused.
+# Of the student's score on the same rows; what keeps less is refused.
 FLOORS: Mapping[str, float] = MappingProxyType(
-    {"bf16": 0.99, "q8_0": 0.99, "q4_0": 0.97, "q4_1": 0.97, "q4_1-lora": 0.97}
+    {"bf16": 0.99, "q8_0": 0.99, "q4_0": 0.97, "q4_1": 0.97, "q4_1-lora": 0.97, "fp8": 0.99, "w4a16": 0.97}
 )
 APART = "-lora"  # How a kind ends that keeps the adapter apart: see `distiller.gguf_adapter`.
+_WEIGHTS = ("*.gguf", "*.safetensors")
 _COMPARED = 8  # prompts that the merged model is compared on
 # Told what is being done, how far it is and of how much.
 Report = Callable[[str, int, int], None]
@@ -56,7 +61,8 @@ class Exported:
     """One artefact: its kind (`merged` or of `FLOORS`), folder, size, what it showed, and whether it passed.
 
     `size` and `bf16_size` are bytes, the second of the same weights in bfloat16. `fresh` is false where it was there
-    already; a refused one has no folder. `delta` is the merged model's largest difference of a logit.
+    already; a refused one has no folder. `delta` is the merged model's largest difference of a logit, `compressed` what
+    made one for vLLM: the version of llm-compressor, and how many rows and tokens it was fitted to.
     """
 
     kind: str
@@ -67,6 +73,7 @@ class Exported:
     fresh: bool
     delta: float | None = None
     proof: Mapping[str, Any] | None = None
+    compressed: Mapping[str, Any] | None = None
 
 
 def export(
@@ -74,11 +81,11 @@ def export(
 ) -> list[Exported]:
     """Make the artefacts of `kinds` below `target`, in that order; those that keep too little are told, not kept.
 
-    BadInput for what is no such student, Refused where nothing can be proved, Unavailable without llama.cpp.
+    BadInput for what is no such student, Refused where nothing can be proved, Unavailable where what makes or serves a
+    kind is not installed, or does not do so on this machine.
     """
-    files = [kind for kind in kinds if kind != MERGED]
-    if files and importlib.util.find_spec("xllamacpp") is None:
-        raise Unavailable(INSTALL)
+    proved = [kind for kind in kinds if kind != MERGED]
+    _needed(settings, proved)
     bundle, base = _student(candidate)
     verify(bundle.path, settings.signing)
     place = target / bundle.id
@@ -90,7 +97,7 @@ def export(
     try:
         making = _Making(log, settings, candidate, bundle, place, scratch, on_progress)
         merged = making.merged(base)
-        made = {kind: making.file(kind, merged.bf16_size) for kind in files if kind not in known}
+        made = {kind: making.proved(kind, merged.bf16_size) for kind in proved if kind not in known}
         if MERGED in kinds and MERGED not in known:
             made[MERGED] = making.keep(scratch / MERGED, MERGED, merged)
     finally:
@@ -109,30 +116,32 @@ class _Making:
     on_progress: Report
 
     def merged(self, base: Path) -> Exported:
-        """The merged folder in the scratch; files are made from it, whether it is wanted itself or not."""
+        """The merged folder in the scratch; the others are made from it, whether it is wanted itself or not."""
         card = self.bundle.manifest["card"]
         self.on_progress("merging", 0, 1)
         prompts = [one["messages"] for one in card["golden"]] or [
             student_messages(row.request["messages"], frozenset(card["static"])) for row in self._cases()[0]
         ]
-        folder, threads = self.scratch / MERGED, self.settings.distiller.threads or os.cpu_count() or 1
-        delta = merge(base, self.bundle.path / "adapter", prompts[:_COMPARED], folder, threads)
+        folder = self.scratch / MERGED
+        delta = merge(base, self.bundle.path / "adapter", prompts[:_COMPARED], folder, self._threads())
         self.on_progress("merging", 1, 1)
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         return Exported(MERGED, None, size, 2 * weights(folder), True, True, delta)
 
-    def file(self, kind: str, bf16_size: int) -> Exported:
-        """One GGUF file, proved; it is at its place afterwards unless it is refused."""
+    def proved(self, kind: str, bf16_size: int) -> Exported:
+        """One artefact for llama.cpp or vLLM, proved; it is at its place afterwards unless it is refused."""
         folder = self.scratch / kind
         folder.mkdir()
         self.on_progress(f"writing {kind}", 0, 1)
-        served = self._written(folder, kind)
+        if kind in SCHEMES:
+            compressed, serving = self._compressed(folder, kind)
+        else:
+            compressed, serving = None, self._written(folder, kind)
         self.on_progress(f"writing {kind}", 1, 1)
-        (folder / CARD).write_text(json.dumps(asdict(served), indent=1), encoding="utf-8")
-        proof = self._proof(folder, kind)
+        size = sum(path.stat().st_size for pattern in _WEIGHTS for path in folder.glob(pattern))
+        proof = self._proof(serving, kind)
         told = asdict(proof) | {"kept": proof.kept, "needed": FLOORS[kind]}
-        size = sum((folder / name).stat().st_size for name in served.sums)
-        found = Exported(kind, None, size, bf16_size, passes(proof, kind), True, proof=told)
+        found = Exported(kind, None, size, bf16_size, passes(proof, kind), True, None, told, compressed)
         return self.keep(folder, kind, found) if found.passed else found
 
     def keep(self, folder: Path, kind: str, found: Exported) -> Exported:
@@ -147,8 +156,20 @@ class _Making:
             folder.rename(target)
         return _known(self.place, kind, fresh=True) or found
 
-    def _written(self, folder: Path, kind: str) -> Served:
-        """The files of one kind: the merged model, or the base with the adapter beside it."""
+    def _compressed(self, folder: Path, kind: str) -> tuple[dict[str, Any], Serving]:
+        """A folder for vLLM, what it was made with, and what serves it."""
+        compressor = self.settings.export.compressor
+        made = {"llmcompressor": installed(compressor), "rows": 0, "tokens": 0}
+        rows: list[list[int]] = []
+        if kind in FITTED:
+            rows = training_rows(self.log, self.bundle, self._tokenizer())
+            made |= {"rows": len(rows), "tokens": sum(map(len, rows))}
+        log = self.settings.folder / "logs" / "compressor.log"
+        compress(compressor, self.scratch / MERGED, kind, rows, folder, self._threads(), log)
+        return made, partial(vllm, folder, self.settings, self.bundle.manifest["card"])
+
+    def _written(self, folder: Path, kind: str) -> Serving:
+        """The files of one kind for llama.cpp, the merged model or base and adapter apart; what serves them."""
         name, card = self.bundle.id, self.bundle.manifest["card"]
         file, adapter = f"{name}-{kind}.gguf", ""
         if kind.endswith(APART):
@@ -158,31 +179,38 @@ class _Making:
         else:
             write_gguf(self.scratch / MERGED, kind, name, folder / file)
         files = [file, adapter] if adapter else [file]
-        return Served(name, file, adapter, sums(folder, files), tuple(card["static"]), card["max_tokens"])
+        served = Served(name, file, adapter, sums(folder, files), tuple(card["static"]), card["max_tokens"])
+        (folder / CARD).write_text(json.dumps(asdict(served), indent=1), encoding="utf-8")
+        edge = self.settings.edge
+        return partial(llama, folder, Running(edge.context, edge.threads))
 
-    def _proof(self, folder: Path, kind: str) -> Proof:
+    def _proof(self, serving: Serving, kind: str) -> Proof:
         rows, gone = self._cases()
         declared = TaskSettings(
             aliases=self.bundle.manifest["card"]["aliases"], sets=tuple(self.bundle.manifest["card"]["sets"])
         )
-        edge = self.settings.edge
         with scoring(self.log, self.settings, self.candidate.task, self.candidate.evaluator, declared) as score:
             return prove(
-                folder, self.bundle, rows, gone, score, AutoTokenizer.from_pretrained(self.scratch / MERGED),
-                Running(edge.context, edge.threads), partial(self.on_progress, f"asking {kind}"),
-            )  # fmt: skip
+                serving, self.bundle, rows, gone, score, self._tokenizer(), partial(self.on_progress, f"asking {kind}")
+            )
 
     def _cases(self) -> tuple[list[Case], int]:
         return cases(self.log, self.bundle)
 
+    def _tokenizer(self) -> Any:
+        return AutoTokenizer.from_pretrained(self.scratch / MERGED)
+
+    def _threads(self) -> int:
+        return self.settings.distiller.threads or os.cpu_count() or 1
+
 
 def passes(proof: Proof, kind: str) -> bool:
-    """Whether the file keeps enough of the score, and reads what it is asked as the student did."""
+    """Whether the artefact keeps enough of the score, and reads what it is asked as the student did."""
     return proof.kept >= FLOORS[kind] and proof.read_alike >= FLOORS[kind] * proof.rows
 
 
 def in_words(found: Exported) -> str:
-    """Why a file was refused, with the figures."""
+    """Why an artefact was refused, with the figures."""
     p = found.proof or {}
     return (
         f"{found.kind} is refused: it keeps {p['kept']:.2%} of the student's score ({p['score']:.4f} of "
@@ -205,8 +233,18 @@ def _student(candidate: Candidate) -> tuple[Bundle, Path]:
     return bundle, base
 
 
+def _needed(settings: Settings, kinds: Sequence[str]) -> None:
+    """Unavailable, with how to install it, where one of these kinds could not be made or served."""
+    if any(kind not in SCHEMES for kind in kinds) and importlib.util.find_spec("xllamacpp") is None:
+        raise Unavailable(INSTALL)
+    if any(kind in SCHEMES for kind in kinds):
+        installed(settings.export.compressor)
+        if importlib.util.find_spec("vllm") is None:
+            raise Unavailable(f"vLLM is not installed: pip install 'stillroom[serve-{settings.serving.device}]'")
+
+
 def _place(place: Path, kind: str) -> Path:
-    return place / MERGED if kind == MERGED else place / "gguf" / kind
+    return place / MERGED if kind == MERGED else place / ("vllm" if kind in SCHEMES else "gguf") / kind
 
 
 def _known(place: Path, kind: str, fresh: bool = False) -> Exported | None:

@@ -14,7 +14,7 @@ from proxy.errors import Unavailable
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Export a task's student, merged or as GGUF, each proved in its engine."""
+    """Export a task's student, merged or in fewer bits for llama.cpp or vLLM, each proved in its engine."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # Libraries' own bars would break into ours.
     from distiller.export import MERGED, in_words
     from distiller.export import export as run
@@ -24,12 +24,14 @@ def export(arguments: argparse.Namespace) -> int:
     settings = load_settings(arguments.config)
     log = opened_log(settings)
     candidate = newest(log, arguments.task, arguments.candidate)
-    neither = arguments.gguf is None and not arguments.merged
-    files = ["q8_0"] if neither or arguments.gguf == [] else arguments.gguf or []
-    kinds = list(dict.fromkeys(([MERGED] if neither or arguments.merged else []) + files))
+    nothing = arguments.gguf is None and arguments.vllm is None and not arguments.merged
+    kinds = [MERGED] if nothing or arguments.merged else []
+    kinds += ["q8_0"] if nothing or arguments.gguf == [] else arguments.gguf or []
+    kinds += ["fp8"] if arguments.vllm == [] else arguments.vllm or []
+    target = arguments.to or settings.exports
     try:
         with progress(quiet=arguments.json) as on_progress:
-            made = run(log, settings, candidate, kinds, arguments.to or settings.exports, on_progress)
+            made = run(log, settings, candidate, list(dict.fromkeys(kinds)), target, on_progress)
     except OSError as error:
         raise Unavailable(f"the export cannot be written: {str(error).splitlines()[0]}") from None
     show(arguments, made, exports_table)

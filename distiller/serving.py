@@ -90,12 +90,26 @@ class EngineStatus:
 
 
 def engine_command(settings: EngineSettings) -> Command:
-    """The arguments and the extra environment that start vLLM for these settings."""
+    """The arguments and the extra environment that start vLLM for these settings: the base, and adapters to come."""
+    loras = ["--enable-lora", "--max-loras", str(settings.max_loras), "--max-lora-rank", str(settings.max_lora_rank)]
+    argv, env = _vllm(settings, loras)
+    return argv, env | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+
+
+def whole_command(settings: EngineSettings) -> Command:
+    """The same for a model that is a student by itself, asked one thing after the other and measured.
+
+    A prompt of which the beginning is kept from another is read in other pieces: other last digits, and no measure.
+    """
+    return _vllm(settings, ["--no-enable-prefix-caching", "--enable-per-request-metrics"])
+
+
+def _vllm(settings: EngineSettings, more: Sequence[str]) -> Command:
     argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--model", str(settings.base), "--served-model-name", "base", "--dtype", settings.dtype]
     argv += ["--host", "127.0.0.1", "--port", str(settings.port), "--max-model-len", str(settings.max_model_len)]
-    argv += ["--enable-lora", "--max-loras", str(settings.max_loras), "--max-lora-rank", str(settings.max_lora_rank)]
-    env = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    argv += more
+    env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     if settings.device == "cpu":
         argv += ["--enforce-eager", "--gpu-memory-utilization", "0.3"]
         env["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gb)
@@ -128,10 +142,15 @@ class Engine:
         url = f"http://127.0.0.1:{settings.port}"
         self._status = EngineStatus("down", time.time(), 0, "not started", url)
         self._up_at = 0.0  # loop time
+        self._group: int | None = None
 
     def status(self) -> EngineStatus:
         """The engine as it is now."""
         return self._status
+
+    def group(self) -> int | None:
+        """The process group that the engine has run in last, with all of its processes; None before the first."""
+        return self._group
 
     def want(self, adapters: Mapping[str, Path], golden: Mapping[str, Sequence[Golden]]) -> None:
         """Serve exactly these adapters, name -> folder, from the next second on. BadInput for a name used twice."""
@@ -173,6 +192,7 @@ class Engine:
         _claim_port(self._settings.port)
         log_from = self._settings.log.stat().st_size if self._settings.log.exists() else 0
         process = await self._start()
+        self._group = process.pid
         exited, stopped = asyncio.create_task(process.wait()), asyncio.create_task(stop.wait())
         attended = asyncio.create_task(self._attend())
         try:
@@ -181,7 +201,7 @@ class Engine:
                 return
             await asyncio.wait({exited}, timeout=1.0)  # an engine that dies may first be seen not to answer
             if exited.done():
-                line = _last_line(self._settings.log, log_from)
+                line = last_line(self._settings.log, log_from)
                 raise Unavailable(f"the engine exited with code {exited.result()}: {line} (see {self._settings.log})")
             await attended
         finally:
@@ -307,7 +327,7 @@ def _claim_port(port: int) -> None:
             raise Unavailable(message) from error
 
 
-def _last_line(log: Path, start: int) -> str:
+def last_line(log: Path, start: int) -> str:
     """What the engine said last: its last error that is not a pointer to another one, else its last line."""
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - 65_536))

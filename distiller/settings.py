@@ -108,6 +108,13 @@ class SigningSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportSettings:
+    """`[export]`: `compressor` is the path of a Python that has llm-compressor, in an environment of its own."""
+
+    compressor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One settings file; `home` holds everything Stillroom writes, relative to the file."""
 
@@ -127,6 +134,7 @@ class Settings:
     serving: ServingSettings = field(default_factory=ServingSettings)
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     signing: SigningSettings = field(default_factory=SigningSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
 
     @property
     def folder(self) -> Path:

@@ -2,12 +2,15 @@
 
 import atexit
 import functools
+import os
 import shutil
 import sqlite3
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from distiller.bundle import Bundle
 from distiller.distill import distill
@@ -19,6 +22,11 @@ from tests.distiller.toy import build_toy
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert
 
+# A Python with llm-compressor, which cannot live beside what the tests need.
+COMPRESSOR = os.environ.get("STILLROOM_COMPRESSOR", "")
+needs_compressor = pytest.mark.skipif(
+    not COMPRESSOR, reason="STILLROOM_COMPRESSOR is not set to a Python with stillroom[compress]"
+)
 ANSWERS = {"red": "stop", "amber": "wait", "green": "go"}
 
 

@@ -4,11 +4,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from distiller import export as module
+from distiller.export import Exported
 from distiller.gguf_file import write_gguf
 from stillroom import main
 from tests.deployment import PROGRAM, ROOT
@@ -57,6 +59,7 @@ def test_a_refused_file_is_told_with_its_figures_and_the_code(
         (["export", "nothing"], "task 'nothing' has no candidate"),
         (["export", TASK, "--candidate", "student-0"], "has no candidate 'student-0'"),
         (["export", TASK, "--to", "/dev/null/there"], "the export cannot be written"),
+        (["export", TASK, "--vllm"], "export.compressor is not set"),
         (["edge", "nothing"], "task 'nothing' has no candidate"),
         (["edge", TASK], "run `stillroom export TASK --gguf` first"),
     ],
@@ -75,6 +78,9 @@ def test_an_unknown_kind_is_said_before_anything_is_loaded(capsys: pytest.Captur
     with pytest.raises(SystemExit):
         main(["export", TASK, "--gguf", "q3_k"])
     assert "invalid choice: 'q3_k'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["export", TASK, "--vllm", "int8"])
+    assert "invalid choice: 'int8' (choose from 'fp8', 'w4a16')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("by", ["task", "folder"])
@@ -104,3 +110,26 @@ def test_without_llama_cpp_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     assert run(made, "export", TASK, "--gguf", "--to", str(tmp_path)) == 1
     assert "pip install 'stillroom[edge]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds"),
+    [
+        ([], ["merged", "q8_0"]),
+        (["--vllm"], ["fp8"]),
+        (["--vllm", "w4a16", "fp8", "w4a16"], ["w4a16", "fp8"]),
+        (["--vllm", "w4a16", "--gguf", "--merged"], ["merged", "q8_0", "w4a16"]),
+    ],
+)
+def test_what_is_asked_for_is_made_once_and_nothing_else(
+    words: list[str], kinds: list[str], made: Exportable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def export(*told: Any) -> list[Exported]:
+        asked.extend(told[3])
+        return []
+
+    monkeypatch.setattr(module, "export", export)
+    assert run(made, "export", TASK, *words) == 0
+    assert asked == kinds

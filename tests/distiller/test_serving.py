@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from distiller.serving import Command, Engine, EngineSettings, EngineStatus, Golden, engine_command
+from distiller.serving import Command, Engine, EngineSettings, EngineStatus, Golden, engine_command, whole_command
 from proxy.errors import BadInput, Unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -238,3 +238,23 @@ def test_the_command_of_the_real_engine(settings: EngineSettings) -> None:
     assert argv[-2:] == ["--quantization", "fp8"]
     assert "VLLM_CPU_KVCACHE_SPACE" not in env
     assert json.loads(json.dumps(env)) == env
+
+
+def test_a_whole_student_is_served_without_adapters_and_measured(settings: EngineSettings) -> None:
+    (ours, env), (theirs, other) = whole_command(settings), engine_command(settings)
+    assert "--enable-per-request-metrics" in ours
+    assert "--no-enable-prefix-caching" in ours
+    assert not {"--enable-lora", "--max-loras", "--max-lora-rank"} & set(ours)
+    assert "--enable-lora" in theirs
+    assert env == {name: value for name, value in other.items() if name != "VLLM_ALLOW_RUNTIME_LORA_UPDATING"}
+
+
+async def test_the_group_of_an_engine_holds_all_of_its_processes(settings: EngineSettings) -> None:
+    engine = Engine(settings, command=fake)
+    assert engine.group() is None
+    async with running(engine):
+        await until(lambda: engine.status().state == "up")
+        seen = await info(settings)
+        group = engine.group()
+        assert {os.getpgid(seen["pid"]), os.getpgid(seen["child"])} == {group}
+    assert engine.group() == group

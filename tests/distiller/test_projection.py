@@ -272,7 +272,11 @@ def test_special_tokens_of_the_teacher_write_nothing():
 def test_an_end_of_turn_that_the_server_spells_out_is_no_text():
     """As vLLM does: the last token is one the answer lacks, and it stands among the alternatives too."""
     end = b"<|im_end|>"
-    teacher = [position(b"a", {b"a": 0.8, end: 0.15}), position(b"b", {b"b": 0.9}), position(end, {end: 0.7, b"c": 0.2})]
+    teacher = [
+        position(b"a", {b"a": 0.8, end: 0.15}),
+        position(b"b", {b"b": 0.9}),
+        position(end, {end: 0.7, b"c": 0.2}),
+    ]
     projection = projected(teacher, "ab", BYTES_SIDE)
     assert projection.kinds == (START, START, END_OF_TURN)
     assert BYTES_SIDE.distribution(projection.targets[0]) == {b"a": pytest.approx(0.8)}

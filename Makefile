@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint install clean
 .PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
-.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-trl
+.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-trl bench-soft
 
 install: $(VENV)/.ready
 
@@ -86,6 +86,11 @@ bench-distill: install
 # Our trainer against TRL's, which is fetched for it; about 10 minutes. DATA=FOLDER of recorded sets; else made-up rows.
 bench-trl: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.trl $(if $(DATA),--data $(DATA)) $(BENCH)
+
+# Soft labels end to end: vLLM serves a teacher that tells its log-probabilities, two students learn with and without
+# them. DATA=FOLDER of recorded sets; about 30 minutes, 12 with BENCH=--quick; see tests/bench/soft.py.
+bench-soft: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.soft --data $(DATA) $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

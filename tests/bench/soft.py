@@ -68,7 +68,7 @@ def main() -> int:
     budget = _QUICK if given.quick else _WHOLE
     try:
         with contextlib.ExitStack() as stack:
-            folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = (given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
             folder.mkdir(parents=True, exist_ok=True)
             _run(given.data / given.set, budget, given.seed, folder, _saying())
     except KeyboardInterrupt:
@@ -135,9 +135,9 @@ def _in_pairs(students: Sequence[Student]) -> Iterator[tuple[Student, Student]]:
 def _heading(name: str, rows: int, agreement: float, told: Spoken) -> str:
     counted = ", ".join(f"{word} {count}" for word, count in told.counted.items())
     return (
-        f"{name}: teacher SmolLM2-135M, {rows} rows learned, {agreement:.3f} of the recorded answers to later rows; served "
-        f"by vLLM. {told.requests} requests through Stillroom, {told.streamed} of them streams; discovered task "
-        f"`{told.task}`. Log-probabilities: {counted}; seen by a client {told.seen}, in the log {told.kept}.\n"
+        f"{name}: teacher SmolLM2-135M, {rows} rows learned, {agreement:.3f} of the recorded answers to later rows;"
+        f" served by vLLM. {told.requests} requests through Stillroom, {told.streamed} of them streams; discovered task"
+        f" `{told.task}`. Log-probabilities: {counted}; seen by a client {told.seen}, in the log {told.kept}.\n"
     )
 
 

@@ -6,6 +6,7 @@ as language models on texts, without answers, as otherwise neither has a languag
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def mended(
     ids = [list(tokenizer(turn, add_special_tokens=False)["input_ids"]) for turn in turns]
     fits = [row for row in ids if len(row) <= settings.max_tokens]
     rows = [Encoded(row, 1) for row, total in zip(fits, accumulate(map(len, fits)), strict=True) if total <= tokens]
-    train(base, rows, settings, folder, on_progress)
+    train(base, rows, replace(settings, method="full", epochs=1), folder, on_progress)
 
 
 def _turn(text: str) -> list[dict[str, str]]:

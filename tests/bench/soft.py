@@ -107,7 +107,7 @@ def _bases(
     halved(teacher, folder / "half")
     respelled(base, texts, _VOCABULARY, folder / "respelled")
     names = {"half the teacher's layers": "half", "another tokenizer": "respelled"}
-    whole = replace(lora, method="full", learning_rate=5e-4, epochs=1)
+    whole = replace(lora, learning_rate=5e-4)
     for name in names.values():
         mended(folder / name, texts, budget.mend_tokens, whole, folder / f"{name}-mended", progress(name, say))
     return {said: folder / f"{name}-mended" for said, name in names.items()}

@@ -31,7 +31,7 @@ MODEL, LATER = "smol-teacher", "later"
 MAX_TOKENS = 448  # of a row, instructions and answer included: a short context needs little memory to serve
 _ANSWER = 128  # tokens
 _AT_ONCE = 8
-_START_SECONDS, _INGEST_SECONDS = 600, 120
+_START_SECONDS, _INGEST_SECONDS = 900, 300
 _CONFIG = """logprobs_share = 1
 [proxy]
 workers = 1

@@ -18,6 +18,7 @@ vocabulary of its own: what does not share the teacher's tokens knows nothing of
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 import time
@@ -66,6 +67,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     budget = _QUICK if given.quick else _WHOLE
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A `kill` cleans up just as Ctrl-C does.
     try:
         with contextlib.ExitStack() as stack:
             folder = (given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()

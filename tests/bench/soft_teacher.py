@@ -31,7 +31,7 @@ MODEL, LATER = "smol-teacher", "later"
 MAX_TOKENS = 448  # of a row, instructions and answer included: a short context needs little memory to serve
 _ANSWER = 128  # tokens
 _AT_ONCE = 8
-_START_SECONDS, _INGEST_SECONDS = 900, 300
+_START_SECONDS, _UP_SECONDS, _INGEST_SECONDS = 900, 300, 300
 _CONFIG = """logprobs_share = 1
 [proxy]
 workers = 1
@@ -78,7 +78,7 @@ def short(base: Path, rows: Sequence[Row]) -> list[Row]:
 
 def spoken(teacher: Path, learned: Sequence[Row], later: Sequence[Row], folder: Path, say: Say) -> Spoken:
     """Serve the teacher, and record its answers to all rows, with log-probabilities, in a log below `folder`."""
-    with _vllm(teacher, folder / "vllm.log") as port, in_front_of(port, folder, _CONFIG) as still:
+    with _vllm(teacher, folder / "vllm.log") as port, in_front_of(port, folder, _CONFIG, seconds=_UP_SECONDS) as still:
         say("vLLM and Stillroom are up")
         seen = [*_asked(still.url, learned, {}, say), *_asked(still.url, later, {"x-stillroom-task": LATER}, say)]
         eventually(lambda: still.count() == len(seen), _INGEST_SECONDS)

@@ -88,7 +88,7 @@ bench-trl: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.trl $(if $(DATA),--data $(DATA)) $(BENCH)
 
 # Soft labels end to end: vLLM serves a teacher that tells its log-probabilities, two students learn with and without
-# them. DATA=FOLDER of recorded sets; about 30 minutes, 12 with BENCH=--quick; see tests/bench/soft.py.
+# them. DATA=FOLDER of recorded sets; an estimated 30 minutes on two idle cores, 12 with BENCH=--quick.
 bench-soft: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.soft --data $(DATA) $(BENCH)
 

@@ -14,12 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distiller.base import base_identity, load_model
 from distiller.examples import Encoded, encode
 from distiller.projection import Target
+from distiller.sample_traffic import write_traffic
 from distiller.token_bytes import TokenBytes
 from distiller.train import TrainSettings, train
 from tests.bench.bases import half, halved, mended, respelled
+from tests.bench.soft import Budget, run
 from tests.bench.soft_students import Held, Student, held_out
 from tests.bench.soft_table import tables
 from tests.distiller.toy import build_toy
+from tests.lamps import lamps
 
 TEXTS = [f"the lamp {number} is {colour}" for number in range(40) for colour in ("red", "amber", "green")]
 SETTINGS = TrainSettings(epochs=1, learning_rate=1e-2, rank=8, tokens_per_step=128, max_tokens=128, threads=1)
@@ -142,3 +145,25 @@ def test_hard_and_soft_stand_beside_each_other_with_their_difference() -> None:
     assert "| 10 / 0 | 0.002 (McNemar, exact) | yes |" in text
     assert "| -0.250 (-0.250..-0.250) |" in text
     assert "| half | soft |" not in tables([hard], seed=1)
+
+
+@pytest.mark.loop
+@pytest.mark.timeout(900)
+def test_a_real_engines_log_probabilities_reach_two_students(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """vLLM, proxy, log, distiller: all of it as in the benchmark, on a toy."""
+    rows = lamps(360)
+    build_toy(tmp_path / "toy", [row.messages[1]["content"] + (row.answer or "") for row in rows[:200]])
+    (tmp_path / "lamps").mkdir()
+    write_traffic(rows[:320], tmp_path / "lamps" / "train.jsonl")
+    write_traffic(rows[320:], tmp_path / "lamps" / "test.jsonl")
+    budget = Budget(taught=150, asked=150, later=40, holdout=20, epochs=4, mend_tokens=1000, learning_rate=1e-2)
+    students = run(tmp_path / "toy", tmp_path / "lamps", budget, 1, tmp_path, lambda _: None)
+    said = capsys.readouterr().out
+    assert "asked 190, refused 0, stripped 190, kept 190; seen by a client 0, in the log 190" in said
+    assert [one.kind for one in students] == ["adapter", "soft"] * 2
+    for one in students[1::2]:
+        assert one.report is not None
+        assert one.report["coverage"] > 0.9
+    assert all(row.divergence is not None for one in students for row in one.held)

@@ -11,7 +11,7 @@ The teacher's answers to the later rows judge them. Prints Markdown.
 The bases (`tests.bench.bases`) are every second layer of the teacher, and SmolLM2-135M, not the teacher, with a small
 vocabulary of its own: what does not share the teacher's tokens knows nothing of the task either.
 
-    --quick     fewer rows: about 12 minutes on two cores instead of 30
+    --quick     fewer rows: an estimated 12 minutes on two idle cores instead of 30
     --set NAME  another set of FOLDER
     --folder F  leave log, teacher and students there
 """
@@ -51,6 +51,7 @@ class Budget:
     holdout: int
     epochs: int
     mend_tokens: int
+    learning_rate: float = 1e-3
 
 
 _WHOLE = Budget(taught=600, asked=700, later=300, holdout=100, epochs=2, mend_tokens=30_000)
@@ -72,7 +73,8 @@ def main() -> int:
         with contextlib.ExitStack() as stack:
             folder = (given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
             folder.mkdir(parents=True, exist_ok=True)
-            _run(given.data / given.set, budget, given.seed, folder, _saying())
+            base = resolve_base(DEFAULT_BASE, Path(tempfile.gettempdir()) / "stillroom-bench-bases")
+            run(base, given.data / given.set, budget, given.seed, folder, _saying())
     except KeyboardInterrupt:
         return 130
     except (Failed, StillroomError) as failure:
@@ -81,16 +83,16 @@ def main() -> int:
     return 0
 
 
-def _run(data: Path, budget: Budget, seed: int, folder: Path, say: Say) -> None:
+def run(base: Path, data: Path, budget: Budget, seed: int, folder: Path, say: Say) -> list[Student]:
+    """All of it, below `folder`; prints what came of it, and returns the students, hard and soft by turns."""
     started = time.monotonic()
-    base = resolve_base(DEFAULT_BASE, Path(tempfile.gettempdir()) / "stillroom-bench-bases")
     earlier, later = (short(base, read_traffic(data / f"{part}.jsonl")) for part in ("train", "test"))
     taught_rows, asked = earlier[: budget.taught], earlier[budget.taught : budget.taught + budget.asked]
-    lora = TrainSettings(budget.epochs, 1e-3, max_tokens=MAX_TOKENS, seed=seed, threads=_THREADS)
+    lora = TrainSettings(budget.epochs, budget.learning_rate, max_tokens=MAX_TOKENS, seed=seed, threads=_THREADS)
     teacher = taught(base, taught_rows, lora, folder, say)
     told = spoken(teacher, asked, later[: budget.later], folder, say)
     settings = _settings(told.config, budget, seed)
-    print(_heading(data.name, len(taught_rows), teachers_agreement(settings, later), told))
+    print(_heading(data.name, len(taught_rows), teachers_agreement(settings, later), told), flush=True)
     bases = _bases(base, teacher, taught_rows, budget, lora, folder, say)
     students = [
         student(name, grown, kind, settings, told.task, say)
@@ -99,6 +101,7 @@ def _run(data: Path, budget: Budget, seed: int, folder: Path, say: Say) -> None:
     ]
     _check_pairs(students)
     print(f"{tables(students, seed)}\n\n{_NOTES}\n\n{(time.monotonic() - started) / 60:.1f} minutes in all")
+    return students
 
 
 def _bases(
@@ -109,7 +112,7 @@ def _bases(
     halved(teacher, folder / "half")
     respelled(base, texts, _VOCABULARY, folder / "respelled")
     names = {"half the teacher's layers": "half", "another tokenizer": "respelled"}
-    whole = replace(lora, learning_rate=5e-4)
+    whole = replace(lora, learning_rate=budget.learning_rate / 2)
     for name in names.values():
         mended(folder / name, texts, budget.mend_tokens, whole, folder / f"{name}-mended", progress(name, say))
     return {said: folder / f"{name}-mended" for said, name in names.items()}
@@ -118,7 +121,7 @@ def _bases(
 def _settings(config: Path, budget: Budget, seed: int) -> Settings:
     options = DistillerSettings(
         min_exchanges=100, max_rows=budget.asked, holdout=budget.holdout, control_rows=16, epochs=budget.epochs,
-        max_tokens=MAX_TOKENS, seed=seed, threads=_THREADS,
+        learning_rate=budget.learning_rate, max_tokens=MAX_TOKENS, seed=seed, threads=_THREADS,
     )  # fmt: skip
     return replace(load_settings(config), distiller=options)
 

@@ -149,9 +149,7 @@ def test_hard_and_soft_stand_beside_each_other_with_their_difference() -> None:
 
 @pytest.mark.loop
 @pytest.mark.timeout(900)
-def test_a_real_engines_log_probabilities_reach_two_students(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_real_engines_log_probabilities_reach_students(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """vLLM, proxy, log, distiller: all of it as in the benchmark, on a toy."""
     rows = lamps(360)
     build_toy(tmp_path / "toy", [row.messages[1]["content"] + (row.answer or "") for row in rows[:200]])

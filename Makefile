@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint install clean
 .PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
-.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-trl bench-export bench-ab
+.PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-trl bench-export bench-ab bench-soft
 
 install: $(VENV)/.ready
 
@@ -95,6 +95,11 @@ bench-trl: install
 # A student traced, rebuilt, exported and asked through llama.cpp, as tables; about 20 minutes. DATA=FOLDER of recorded sets.
 bench-export: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.export --data $(DATA) $(BENCH)
+
+# Soft labels end to end: vLLM serves a teacher that tells its log-probabilities, two students learn with and without
+# them. DATA=FOLDER of recorded sets; an estimated 30 minutes on two idle cores, 12 with BENCH=--quick.
+bench-soft: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.soft --data $(DATA) $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

@@ -18,6 +18,7 @@ The teacher's own path through this must end at the student's own token, or the 
 """
 
 import math
+import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ _DEPTH = 4  # further tokens of the teacher that one token of a student may reac
 _NEVER = -100.0  # nats; providers write -9999 for "very unlikely"
 _ODD = 1e-4  # a token so unlikely, and not among its alternatives, was not drawn from what was reported
 _ROUNDING = 0.01  # by which reported probabilities may exceed 1 in sum
+_SPELLED = re.compile(rb"<[^\s<>]+>")  # a special token as servers spell it, such as `<|im_end|>` or `</s>`
 
 START, INNER, CROSS = "start", "inner", "cross"
 END_OF_TURN, ANSWER_DIFFERS, NOT_BYTE_EXACT = "end_of_turn", "answer_differs", "not_byte_exact"
@@ -108,11 +110,10 @@ def project(
     Where `text` is the teacher's answer without white space around it, it is aligned; where it is anything else, all
     positions are hard. Positions with less than `min_mass` outside the tail are hard.
     """
-    teacher = [_seen(position) for position in positions if position.token]  # special tokens write nothing
+    teacher, at = _aligned(positions, text)
     starts = list(accumulate((len(one.token) for one in teacher), initial=0))
     unseen = tuple(max(0.0, 1 - sum(one.known.values())) for one in teacher)
     pieces = [tokens.piece(token) for token in ids]
-    at = _offset(b"".join(one.token for one in teacher), text)
     exact = b"".join(piece or b"" for piece in pieces) == text
     targets: list[Target | None] = []
     kinds: list[str] = []
@@ -149,13 +150,33 @@ def report(rows: Sequence[Projection | None]) -> ProjectionReport:
     )
 
 
-def _seen(position: Position) -> _Seen:
+def _aligned(positions: Sequence[Position], text: bytes) -> tuple[list[_Seen], int | None]:
+    """The tokens that write something, and where `text` begins in what they write (None: nowhere).
+
+    OpenAI tells no bytes of the end of a turn; vLLM spells it out as a last token, which the answer then lacks. That
+    writes nothing, nor does it among the alternatives of others.
+    """
+    told = [place for place, position in enumerate(positions) if position.token]
+    end, at = b"", _offset(positions, text)
+    if at is None and told and _SPELLED.fullmatch(positions[told[-1]].token):
+        end = positions[told.pop()].token
+        at = _offset([positions[place] for place in told], text)
+    return [_seen(positions[place], end, place > 0 and not positions[place - 1].token) for place in told], at
+
+
+def _seen(position: Position, end: bytes, after_nothing: bool) -> _Seen:
+    """What one token tells; `end` is no text.
+
+    Of a character in several tokens, vLLM tells nothing but in the last of them, and then all of it: with the
+    probability of its end alone, which is not believed.
+    """
     known: dict[bytes, float] = {}
     for token, logprob in position.top:
-        if token and logprob > _NEVER:
+        if token and token != end and logprob > _NEVER:
             known[token] = max(known.get(token, 0.0), _probability(logprob))
     own = _probability(position.logprob) if position.logprob > _NEVER else 0.0
     odd = position.token not in known and own < _ODD
+    odd |= after_nothing and position.token >= b"\x80"
     known.setdefault(position.token, own)
     total = math.fsum(known.values())
     if total > 1:
@@ -168,8 +189,9 @@ def _probability(logprob: float) -> float:
     return math.exp(min(logprob, 1.0))
 
 
-def _offset(answer: bytes, text: bytes) -> int | None:
-    """Where `text` begins in the teacher's `answer`, if nothing but white space surrounds it there."""
+def _offset(told: Sequence[Position], text: bytes) -> int | None:
+    """Where `text` begins in what the teacher wrote, if nothing but white space surrounds it there."""
+    answer = b"".join(position.token for position in told)
     at = answer.find(text)
     if at < 0 or (answer[:at] + answer[at + len(text) :]).strip():
         return None

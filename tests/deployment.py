@@ -75,9 +75,17 @@ def deployed(
 
 @contextmanager
 def in_front_of(
-    teacher: int, folder: Path, settings: str, environment: Mapping[str, str] = {}, admins: str = ""
+    teacher: int,
+    folder: Path,
+    settings: str,
+    environment: Mapping[str, str] = {},
+    admins: str = "",
+    seconds: float = 60,
 ) -> Iterator[Deployment]:
-    """Start `serve` before a teacher that listens on this port already; `admins` are lines of the admin's table."""
+    """Start `serve` before a teacher that listens on this port already; `admins` are lines of the admin's table.
+
+    It must be up within so many seconds.
+    """
     port, admin, config = free_port(), free_port(), folder / "stillroom.toml"
     config.write_text(f'home = "home"\n[teacher]\nurl = "http://127.0.0.1:{teacher}"\nkey_env = "TEST_KEY"\n{settings}')
     ports = f"[admin]\nport = {admin}\n{admins}\n[proxy]\nport = {port}"
@@ -86,7 +94,7 @@ def in_front_of(
         environment = {"TEST_KEY": "sk-test", **environment}
         pid = _start(stack, folder / "serve.log", ["serve", "--config", str(config)], environment)
         url = f"http://127.0.0.1:{port}"
-        eventually(lambda: up(f"{url}/healthz") and up(f"http://127.0.0.1:{admin}/readyz"), 60)
+        eventually(lambda: up(f"{url}/healthz") and up(f"http://127.0.0.1:{admin}/readyz"), seconds)
         yield Deployment(config, f"{url}/v1", f"http://127.0.0.1:{teacher}/v1", pid, f"http://127.0.0.1:{admin}")
 
 

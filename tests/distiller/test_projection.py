@@ -269,6 +269,29 @@ def test_special_tokens_of_the_teacher_write_nothing():
     assert projected(teacher, "ab", BYTES_SIDE).kinds == (START, START, END_OF_TURN)
 
 
+def test_an_end_of_turn_that_the_server_spells_out_is_no_text():
+    """As vLLM does: the last token is one the answer lacks, and it stands among the alternatives too."""
+    end = b"<|im_end|>"
+    teacher = [
+        position(b"a", {b"a": 0.8, end: 0.15}),
+        position(b"b", {b"b": 0.9}),
+        position(end, {end: 0.7, b"c": 0.2}),
+    ]
+    projection = projected(teacher, "ab", BYTES_SIDE)
+    assert projection.kinds == (START, START, END_OF_TURN)
+    assert BYTES_SIDE.distribution(projection.targets[0]) == {b"a": pytest.approx(0.8)}
+    assert projection.targets[0].tail == pytest.approx(0.2)
+    written = [position(b"ab", {b"ab": 0.9}), position(b"<x>", {b"<x>": 0.9})]
+    assert projected(written, "ab<x>", BYTES_SIDE).kinds == (START, INNER, START, INNER, INNER, END_OF_TURN)
+
+
+@pytest.mark.parametrize(("before", "kind"), [((), START), ((Position(b"", -0.7, ()),), IMPLAUSIBLE)])
+def test_a_character_that_the_server_told_with_its_last_token_is_learned_from_the_text(before, kind: str):
+    teacher = [*before, position("é".encode(), {"é".encode(): 0.99})]
+    assert projected(teacher, "é", BYTES_SIDE).kinds[0] == kind
+    assert projected([*before, position(b"e", {b"e": 0.99})], "e", BYTES_SIDE).kinds[0] == START
+
+
 class TinyTeacher:
     """A real, random model, of which everything it could write is enumerated."""
 

@@ -99,11 +99,11 @@ async def test_a_student_that_is_not_signed_is_not_served_and_that_is_told(
     keys = written(tmp_path)
     with pytest.raises(BadInput, match="holds no Ed25519 public key"):
         Engines(replace(settings, signing=SigningSettings(public_key=str(tmp_path / "nowhere"))))
-    signed = seal(tmp_path / "student-1", tmp_path / "students", {})
+    signed = seal(tmp_path / "student-1", tmp_path / "students", {"card": student.card})
     sign(signed.path, keys)
     shutil.copytree(signed.path / "small", tmp_path / "other" / "small")
     (tmp_path / "other" / "more").write_text("x")
-    unsigned = seal(tmp_path / "other", tmp_path / "students", {})
+    unsigned = seal(tmp_path / "other", tmp_path / "students", {"card": student.card})
     both = [replace(student, id=one.id, bundle=str(one.path)) for one in (signed, unsigned)]
     engines, stop = Engines(replace(settings, signing=keys)), asyncio.Event()
     engines.want(both[1:], stop)

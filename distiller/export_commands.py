@@ -18,7 +18,8 @@ def export(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("TQDM_DISABLE", "1")  # Libraries' own bars would break into ours.
     from distiller.export import MERGED, in_words
     from distiller.export import export as run
-    from distiller.terminal import exports_table, progress
+    from distiller.export_table import exports_table
+    from distiller.terminal import progress
     from router.registry import newest
 
     settings = load_settings(arguments.config)

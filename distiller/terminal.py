@@ -18,7 +18,6 @@ from router.ledger import Report, TaskLine
 
 if TYPE_CHECKING:  # duckdb comes with it.
     from distiller.erase import Erased
-    from distiller.export import Exported
     from router.gold_file import Imported
     from router.golden import Golden
     from router.verification import Verification
@@ -291,30 +290,6 @@ def _ab(trial: Any) -> str:
 def untuned(holdout: Any) -> str:
     """How the base model did without training, with a comma behind; nothing where there is none."""
     return "" if holdout.base is None else f"untuned base {holdout.base:.3f} ({holdout.base_rows} rows), "
-
-
-def exports_table(made: Sequence["Exported"]) -> None:
-    """`stillroom export`: a line an artefact, its size beside that of the same weights in bfloat16."""
-    columns = ("artefact", "MB", "of bf16", "score", "student's", "kept", "rows", "tokens/s", "peak MB", "")
-    table = Table(*columns, title="Exports")
-    for one in made:
-        size, share = f"{one.size / 1e6:.1f}", f"{one.size / one.bf16_size:.0%}"
-        said = "refused" if not one.passed else "made" if one.fresh else "was there"
-        table.add_row(one.kind, size, share, *_proved(one.proof), said)
-    console = Console()
-    console.print(table)
-    for one in made:
-        if one.folder:
-            console.print(f"{one.kind}: {one.folder}", soft_wrap=True)
-
-
-def _proved(proof: Mapping[str, Any] | None) -> list[str]:
-    if proof is None:
-        return ["-"] * 6
-    rows = str(proof["rows"]) + (f" ({proof['gone']} gone)" if proof["gone"] else "")
-    peak = "?" if proof["peak_bytes"] is None else f"{proof['peak_bytes'] / 1e6:.0f}"
-    scores = (f"{proof['score']:.4f}", f"{proof['student']:.4f}", f"{proof['kept']:.2%}")
-    return [*scores, rows, f"{proof['speed']:.0f}", peak]
 
 
 def _reliability(calibration: Any) -> str:

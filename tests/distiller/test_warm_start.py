@@ -42,7 +42,7 @@ def before(student: Path, base: Path, learned: frozenset[str]) -> Incumbent:
 
 
 def window(rows: list[Recorded], incumbent: Incumbent | None) -> Dataset:
-    return Dataset("t", 1, 9, {}, rows, [], frozenset(), "label", TaskSettings(), ("a", "b"), incumbent)
+    return Dataset("t", 1, 9, {}, rows, [], frozenset(), "label", TaskSettings(), ("a", "b"), incumbent=incumbent)
 
 
 def test_new_rows_are_trained_with_a_share_of_older_ones(base: Path, student: Path) -> None:

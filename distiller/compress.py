@@ -5,7 +5,6 @@ compressed-tensors than ours, so it cannot be imported here: `distiller.compress
 """
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +15,7 @@ from typing import Any
 from distiller.bundle import Bundle
 from distiller.examples import encode
 from distiller.proposal import LINEAGE
-from distiller.serving import last_line
+from distiller.serving import last_line, without_secrets
 from proxy.errors import Refused, Unavailable
 from proxy.log import Log
 from router.prompt import student_messages
@@ -94,5 +93,5 @@ def compress(
 
 def _environment(threads: int) -> dict[str, str]:
     """Ours without secrets; nothing may ask a hub."""
-    own = {key: value for key, value in os.environ.items() if not key.endswith(("_KEY", "_TOKEN", "_SECRET"))}
-    return own | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
+    own = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
+    return without_secrets() | own

@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from distiller.sample_traffic import sample_traffic, write_traffic
 from distiller.settings import Settings, load_settings
 from distiller.terminal import money, progress, untuned
 from proxy.errors import BadInput, StillroomError, Unavailable
+from proxy.listening import free_port
 from proxy.log import Log, open_log
 from proxy.traffic_file import Row, read_traffic
 from router.ledger import Report, report
@@ -101,7 +101,7 @@ def run_demo(traffic_file: Path | None, folder: Path) -> int:
     started = time.monotonic()
     _fresh(folder)
     traffic = load_traffic(traffic_file, folder)
-    ports = [_free_port() for _ in range(4)]
+    ports = [free_port() for _ in range(4)]
     config = folder / "stillroom.toml"
     # Generated traffic is easy: one pass over it is enough, and the demo stays below ten minutes on two cores.
     rows, epochs, tokens = (400, 1, 0) if traffic_file is None else (2000, 2, 80_000)
@@ -357,12 +357,6 @@ def _fresh(folder: Path) -> None:
             raise BadInput(f"{folder} is not empty and not a demo's: pass another --folder")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _answers(url: str) -> bool:

@@ -126,6 +126,11 @@ def small_command(settings: EngineSettings) -> Command:
     return argv, {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 
+def without_secrets() -> dict[str, str]:
+    """The environment for programs of others, which need no secrets: they run plug-ins, and they write logs."""
+    return {key: value for key, value in os.environ.items() if not key.endswith(("_KEY", "_TOKEN", "_SECRET"))}
+
+
 class Engine:
     """Supervises one engine process. Everything runs on the loop of `run`; `on_change` must not block."""
 
@@ -212,8 +217,6 @@ class Engine:
 
     async def _start(self) -> asyncio.subprocess.Process:
         argv, extra = self._command(self._settings)
-        # The engine needs no secrets: it runs plug-ins, and it writes a log.
-        own = {key: value for key, value in os.environ.items() if not key.endswith(("_KEY", "_TOKEN", "_SECRET"))}
         self._settings.log.parent.mkdir(parents=True, exist_ok=True)
         with self._settings.log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
@@ -221,7 +224,7 @@ class Engine:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=own | extra,
+                env=without_secrets() | extra,
                 start_new_session=True,
             )
 

@@ -6,7 +6,6 @@ Must not know how the folder was made, nor what is asked. Here the engine lives 
 import asyncio
 import contextlib
 import re
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -19,6 +18,7 @@ from distiller.proof import Asking, Messages, Reply, post
 from distiller.serving import Command, Engine, EngineSettings, EngineStatus, whole_command
 from distiller.settings import Settings
 from proxy.errors import Unavailable
+from proxy.listening import free_port
 from router.prompt import student_messages
 
 
@@ -34,7 +34,7 @@ def vllm(
     It is set up by `[serving]`, on a port that is free, and logs to logs/export.log.
     """
     log = settings.folder / "logs" / "export.log"
-    with _alive(replace(vllm_settings(settings, folder), port=_free_port(), log=log), command) as engine:
+    with _alive(replace(vllm_settings(settings, folder), port=free_port(), log=log), command) as engine:
         url = engine.status().url
         yield Asking(partial(_ask, url, card), partial(_read, url), lambda: _peak(engine.group()))
 
@@ -115,9 +115,3 @@ def _taken(process: Path) -> int:
     except OSError:
         return 0
     return 1024 * int(found[1]) if found else 0
-
-
-def _free_port() -> int:
-    """One that was free a moment ago; on loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

@@ -24,6 +24,12 @@ def bound(host: str, port: int) -> socket.socket:
     return listener
 
 
+def free_port() -> int:
+    """One of loopback that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def descriptor(listener: socket.socket) -> int:
     """The file descriptor, made inheritable; the socket object lets go of it, so that it stays open."""
     listener.set_inheritable(True)

@@ -108,7 +108,7 @@ def test_an_engine_that_does_not_come_up_is_unavailable_with_what_it_said(tmp_pa
 def test_a_port_that_is_taken_meanwhile_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(exportable().settings, home=str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(vllm_check, "_free_port", partial(int, taken.getsockname()[1]))
+        monkeypatch.setattr(vllm_check, "free_port", partial(int, taken.getsockname()[1]))
         with pytest.raises(Unavailable, match=rf"^port {taken.getsockname()[1]} is not free"):
             with vllm(tmp_path, settings, {}):
                 pytest.fail("nothing is up")

@@ -63,6 +63,10 @@ class Recorded:
     """The teacher's, as `proxy.logprobs` packs them; where it was asked for them."""
     model: str = ""
     """Which model answered, as the answer names it."""
+    teacher: str | None = None
+    """The declared teacher that was asked; None: the usual one."""
+    lang: str | None = None
+    """The request's language, where the task's teachers go by that."""
 
 
 _Dropped = defaultdict[str, list[Recorded]]

@@ -25,7 +25,7 @@ from router.settings import TaskSettings
 
 _COLUMNS = """
 id, ts, request, coalesce(answer, ''), status, partial, finish_reason, tool_calls IS NOT NULL, logprobs,
-coalesce(model, '')
+coalesce(answered_model, ''), teacher, lang
 """
 _NEWEST = f"""
 SELECT {_COLUMNS} FROM exchanges AT (VERSION => {{version}})
@@ -136,13 +136,14 @@ def _dataset(
 
 def _recorded(
     identity: str, ts: Any, request: str, answer: str, status: int, partial: bool, finish: str | None, calls: bool,
-    logprobs: bytes | None, model: str,
+    logprobs: bytes | None, model: str, teacher: str | None, lang: str | None,
 ) -> Recorded:  # fmt: skip
     body = json.loads(request)
     messages = tuple(body["messages"])
     # A later turn of the same conversation repeats its opening; a single turn has nothing to keep together.
     opening = json.dumps(messages[: _first_user(messages) + 1]) if len(messages) > 2 else None
-    return Recorded(identity, ts, messages, answer, status, partial, finish, calls, opening, body, logprobs, model)
+    said = (answer, status, partial, finish, calls)
+    return Recorded(identity, ts, messages, *said, opening, body, logprobs, model, teacher, lang)
 
 
 def _first_user(messages: Sequence[Mapping[str, Any]]) -> int:

@@ -30,7 +30,10 @@ _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, Re
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """Columns of the log; None where unknown. `usage` is the provider's own object as JSON, verbatim in content."""
+    """Columns of the log; None where unknown. `usage` is the provider's own object as JSON, verbatim in content.
+
+    `model` is the one that was asked, `answered_model` who the answer says it is from.
+    """
 
     task: str | None = None
     model: str | None = None
@@ -43,6 +46,7 @@ class Derived:
     usage: str | None = None
     usage_source: str | None = None
     ended: bool = True
+    answered_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,7 @@ def _columns(
         usage=json.dumps(reply.usage) if reply.usage else None,
         usage_source=source,
         ended=reply.ended,
+        answered_model=_text(reply.model),
     )
 
 

@@ -32,7 +32,8 @@ _KEPT_HEADERS = frozenset(
 class Exchange:
     """Filled in while the exchange happens; `line` is what the spool keeps. Times in milliseconds.
 
-    `logprobs` are of the answer's tokens, where we asked for them; they spell the text. `started` is
+    `teacher` names the declared teacher that was asked (None: the usual one), `lang` is the request's language where
+    that decided. `logprobs` are of the answer's tokens, where we asked for them; they spell the text. `started` is
     time.perf_counter's, in seconds; `capture` says whether to keep it, `kept` that this is done, `recorded` that it is
     in the spool.
     """
@@ -58,6 +59,8 @@ class Exchange:
     fallback: str | None = None
     deployment: str = ""
     attempts: int = 0
+    teacher: str | None = None
+    lang: str | None = None
     first_byte_ms: float | None = None
     latency_ms: float = 0.0
     logprobs: Sequence[Position] = ()
@@ -106,6 +109,8 @@ class Exchange:
             "fallback": self.fallback,
             "deployment": self.deployment,
             "attempts": self.attempts,
+            "teacher": self.teacher,
+            "lang": self.lang,
             "first_byte_ms": self.first_byte_ms,
             "latency_ms": self.latency_ms,
         }

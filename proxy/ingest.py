@@ -36,6 +36,7 @@ RECORD = {
     "error": "VARCHAR", "served_by": "VARCHAR", "reason": "VARCHAR", "confidence": "DOUBLE", "fallback": "VARCHAR",
     "first_byte_ms": "DOUBLE", "latency_ms": "DOUBLE",
     "tenant": "VARCHAR", "deployment": "VARCHAR", "attempts": "INTEGER",  # not in segments of before
+    "teacher": "VARCHAR", "lang": "VARCHAR",  # nor these
     "logprobs": "VARCHAR",  # in base64; not in segments of before, nor in most lines
 }  # fmt: skip
 """What a line of a segment holds: all of it but the header is a column of `exchanges` too, `logprobs` as bytes."""
@@ -43,7 +44,7 @@ _NULLS = FunctionNullHandling.SPECIAL  # Unknown counts reach the function as No
 _DERIVED = (
     "STRUCT(task VARCHAR, model VARCHAR, answer VARCHAR, tool_calls VARCHAR, finish_reason VARCHAR, "
     "prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, usage VARCHAR, usage_source VARCHAR, "
-    "ended BOOLEAN)"
+    "ended BOOLEAN, answered_model VARCHAR)"
 )
 
 _CHARGE = """

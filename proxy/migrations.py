@@ -142,8 +142,32 @@ def _rationales(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def _languages_and_models(connection: duckdb.DuckDBPyConnection) -> None:
+    """`answered_model` is who an answer says it is from; `model` who was asked.
+
+    `teacher` names the declared teacher an exchange was sent to, NULL for the usual one; `lang` is the language of its
+    request where the task's teachers go by that.
+    """
+    connection.execute("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS answered_model VARCHAR")
+    connection.execute("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS teacher VARCHAR")
+    connection.execute("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS lang VARCHAR")
+
+
+def _repeats(connection: duckdb.DuckDBPyConnection) -> None:
+    """What the teacher said when it was asked an exchange's request once more, for students to learn from or not.
+
+    `agreed`, in [0, 1], is the verdict of the two answers; NULL where there was no second one.
+    """
+    connection.execute(
+        """CREATE TABLE IF NOT EXISTS repeats (
+        id VARCHAR, ts TIMESTAMPTZ, task VARCHAR, model VARCHAR, exchange VARCHAR, answer VARCHAR, finish VARCHAR,
+        agreed DOUBLE, usd DOUBLE, prompt_tokens BIGINT, completion_tokens BIGINT)"""
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _first, _who_and_where, _books_of_their_own, _evidence, _sampling, _probabilities, _rationales,
+    _languages_and_models, _repeats,
 )  # fmt: skip
 
 # A changed table has a second place inside the catalog for small writes. The first goes when it is next emptied, and

@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/stillroom demo $(if $(TRAFFIC),--traffic $(TRAFFIC))
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ on the other, and covers the same answers.
 """
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,7 +30,10 @@ class Reliability:
     """How far confidences are from the verdicts they predict; both in [0, 1], 0 is best."""
 
     ece: float
-    """Expected calibration error: mean distance of confidence and verdict over BINS bins of equally many rows."""
+    """Expected calibration error: mean distance of confidence and verdict over BINS bins of equally many rows.
+
+    Rows of one confidence that fall into several bins count in each with the mean of their verdicts.
+    """
     brier: float
     """Mean squared distance."""
 
@@ -90,15 +94,24 @@ def apply(knots: Knots, confidence: float) -> float:
 def reliability(confidences: Sequence[float], verdicts: Sequence[float]) -> Reliability | None:
     """How well confidences predict verdicts; None without rows."""
     _check(confidences, verdicts)
-    rows = sorted(zip(confidences, verdicts, strict=True))
+    rows = list(zip(confidences, verdicts, strict=True))
     if not rows:
         return None
+    level = [(sure, mean) for sure, verdicts in _tied(rows) for mean in [sum(verdicts) / len(verdicts)] * len(verdicts)]
     cuts = [len(rows) * i // BINS for i in range(BINS + 1)]
-    bins = [rows[start:end] for start, end in pairwise(cuts)]
+    bins = [level[start:end] for start, end in pairwise(cuts)]
     return Reliability(
-        ece=sum(abs(sum(sure - verdict for sure, verdict in rows)) for rows in bins) / len(rows),
+        ece=sum(abs(sum(sure - verdict for sure, verdict in own)) for own in bins) / len(rows),
         brier=sum((sure - verdict) ** 2 for sure, verdict in rows) / len(rows),
     )
+
+
+def _tied(rows: Sequence[tuple[float, float]]) -> list[tuple[float, list[float]]]:
+    """The verdicts of each confidence, which rises: which of equals falls into which bin must not matter."""
+    found: defaultdict[float, list[float]] = defaultdict(list)
+    for sure, verdict in rows:
+        found[sure].append(verdict)
+    return sorted(found.items())
 
 
 def calibrated_elsewhere(confidences: Sequence[float], verdicts: Sequence[float]) -> list[float]:

@@ -1,6 +1,7 @@
 """The soft labels' benchmark makes bases that are what they say, and measures students as it says."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,21 @@ def test_a_respelled_base_knows_its_new_tokens_by_their_bytes(base: Path, tmp_pa
     assert stops["eos_token_id"] == new.eos_token_id
 
 
+def test_a_byte_that_the_old_tokenizer_cannot_spell_begins_as_the_mean_of_all(base: Path, tmp_path: Path) -> None:
+    poor = tmp_path / "poor"
+    shutil.copytree(base, poor)
+    told = json.loads((poor / "tokenizer.json").read_text())
+    told["model"]["merges"] = [pair for pair in told["model"]["merges"] if "Z" not in "".join(pair)]
+    taken = told["model"]["vocab"].pop("Z")
+    told["model"]["vocab"]["<no byte>"] = taken
+    (poor / "tokenizer.json").write_text(json.dumps(told))
+    respelled(poor, TEXTS[:30], 280, tmp_path / "one")
+    rows = weights(tmp_path / "one")["model.embed_tokens.weight"].float()
+    new = AutoTokenizer.from_pretrained(tmp_path / "one").convert_tokens_to_ids("Z")
+    assert torch.isfinite(rows).all()
+    assert torch.allclose(rows[new], weights(poor)["model.embed_tokens.weight"].float().mean(0), atol=1e-2)
+
+
 def test_mending_reads_no_more_than_it_is_given_and_makes_texts_likelier(base: Path, tmp_path: Path) -> None:
     assert steps(base, tmp_path / "little", 256) < steps(base, tmp_path / "much", 4000)
     ids = torch.tensor([AutoTokenizer.from_pretrained(base)(TEXTS[3])["input_ids"]])
@@ -139,7 +155,7 @@ def test_hard_and_soft_stand_beside_each_other_with_their_difference() -> None:
     soft = made("soft", [1.0] * 60 + [0.0] * 40, [known] * 90 + [unknown] * 10, report)
     text = tables([hard, soft], seed=1)
     assert "| half | 2 / 1 | 87.5% | 5 | 2 | 0 | end_of_turn 3, little_mass 1 | 0.950 | 0.010 |" in text
-    assert "| half | hard | 0.500 (100) | 0.750 | 0.300 | 0.000 | 0.900 | 0.250 | 0.500 | 2 | 40 | 512 | 1.5 |" in text
+    assert "| half | hard | 0.500 (100) | 0.750 | 0.150 | 0.000 | 0.900 | 0.250 | 0.500 | 2 | 40 | 512 | 1.5 |" in text
     assert "| half | soft | 0.600 (100) | 0.500 |" in text
     assert "| half | +0.100 (" in text
     assert "| 10 / 0 | 0.002 (McNemar, exact) | yes |" in text

@@ -47,14 +47,15 @@ def half(layers: int) -> list[int]:
 def respelled(base: Path, texts: Sequence[str], vocabulary: int, folder: Path) -> None:
     """Writes `base` with a tokenizer of its own, byte-level BPE over `texts` of at most so many tokens, to `folder`.
 
-    A new token begins as the mean of the old tokens that its bytes are, so that the layers read what they know.
+    A new token begins as the mean of the old tokens that its bytes are, so that the layers read what they know; one for
+    a byte that the old tokenizer cannot spell as the mean of all.
     """
     old = AutoTokenizer.from_pretrained(base)
     new = _tokenizer(old, texts, vocabulary)
     model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
     parts = _parts(old, new)
     both = (model.get_input_embeddings(), model.get_output_embeddings())
-    tables = [torch.stack([layer.weight.detach()[part].float().mean(0) for part in parts]) for layer in both]
+    tables = [torch.stack([_begun(layer.weight.detach(), part) for part in parts]) for layer in both]
     model.resize_token_embeddings(len(new), mean_resizing=False)
     with torch.no_grad():
         for get, table in zip((model.get_input_embeddings, model.get_output_embeddings), tables, strict=True):
@@ -110,8 +111,13 @@ def _tokenizer(old: Any, texts: Sequence[str], vocabulary: int) -> PreTrainedTok
     )
 
 
+def _begun(weight: torch.Tensor, part: Sequence[int]) -> torch.Tensor:
+    """One row for a new token, from those of its old ones; from all where it has none."""
+    return (weight[part] if part else weight).float().mean(0)
+
+
 def _parts(old: Any, new: Any) -> list[list[int]]:
-    """For each new token the old ones that it is: both spell bytes the same way, and merges need no whole words."""
+    """For each new token the old ones that it is, if any: both spell bytes one way, and merges need no whole words."""
     before, after = old.backend_tokenizer, new.backend_tokenizer
     pieces = TokenBytes(after)
     return [

@@ -6,6 +6,8 @@ FOLDER holds one folder a set with `train.jsonl` (earlier) and `test.jsonl` (lat
 earlier rows and trained again from the exchanges that it names, which must give the same files. Every artefact is
 proved on its holdout; then each that was kept, and the student itself, answer later rows, the artefacts over HTTP to
 the real `openai` client. Prints Markdown; a student that is not the same again makes the exit code 1.
+
+    --compressor PYTHON   one with `stillroom[compress]`: makes what is for vLLM too
 """
 
 import argparse
@@ -21,13 +23,14 @@ from pathlib import Path
 from openai import OpenAI
 
 from distiller.bundle import Bundle
+from distiller.compress import SCHEMES
 from distiller.distill import distill
 from distiller.export import FLOORS, MERGED, Exported, export
 from distiller.generate import generate
 from distiller.lineage import Lineage, lineage, rebuild
 from distiller.recipes import Report
 from distiller.scoring import Answered, Score, scoring
-from distiller.settings import DistillerSettings, Settings
+from distiller.settings import DistillerSettings, ExportSettings, Settings
 from distiller.terminal import lineage_summary, rebuilt_summary
 from proxy.log import Log
 from proxy.traffic_file import Row, read_traffic
@@ -55,7 +58,8 @@ def main() -> int:
             students=("adapter",), min_exchanges=100, train_tokens=given.train_tokens, epochs=2, holdout=given.holdout,
             control_rows=8, seed=given.seed, threads=os.cpu_count() or 1,
         )  # fmt: skip
-        settings = Settings(home=str(home), distiller=options)
+        compressor = ExportSettings(compressor=given.compressor)
+        settings = Settings(home=str(home), distiller=options, export=compressor)
         earlier, later = (read_traffic(given.data / given.set / f"{part}.jsonl") for part in ("train", "test"))
         log = migrated(home)
         try:
@@ -75,12 +79,13 @@ def _shown(log: Log, settings: Settings, name: str, later: Sequence[Row]) -> int
     again = rebuild(log, settings, bundle, report)
     rebuilt_summary(again)
     (candidate,) = candidates(log)
-    made = export(log, settings, candidate, [MERGED, *FLOORS], Path(settings.home) / "exports", report)
+    wanted = [MERGED, *(kind for kind in FLOORS if settings.export.compressor or kind not in SCHEMES)]
+    made = export(log, settings, candidate, wanted, Path(settings.home) / "exports", report)
     table("Proved on the holdout", ("artefact", *_PROVED), map(_proved, made))
     with scoring(log, settings, name, candidate.evaluator, TaskSettings()) as score:
         answers = {"the student itself": _by_itself(bundle, later, report)}
         for one in made:
-            if one.folder and one.kind != MERGED:
+            if one.folder and one.kind not in (MERGED, *SCHEMES):
                 answers[one.kind] = _by_llama(Path(one.folder), later, report)
         rows = [(kind, *_scored(said, later, score)) for kind, said in answers.items()]
     table(f"Later traffic, {len(later)} rows", ("answered by", "rows", "score", "not ended"), rows)
@@ -174,6 +179,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--train-tokens", type=int, default=100_000, help="prompts and epochs included")
     parser.add_argument("--holdout", type=int, default=150)
     parser.add_argument("--test", type=int, default=150, help="later rows that are asked")
+    parser.add_argument("--compressor", default="", help="path of a Python with stillroom[compress]")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 

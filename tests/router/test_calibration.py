@@ -72,6 +72,23 @@ def test_reliability_of_known_rows() -> None:
     assert reliability([0.9] * 10, [0.0] * 10) == Reliability(pytest.approx(0.9), pytest.approx(0.81))
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([0.2, 0.5, 0.9]), st.sampled_from([0.0, 0.5, 1.0])), min_size=1), st.randoms()
+)
+def test_reliability_does_not_know_in_which_order_rows_came(
+    rows: list[tuple[float, float]], chance: random.Random
+) -> None:
+    shuffled = chance.sample(rows, len(rows))
+    one, other = (reliability(*zip(*each, strict=True)) for each in (rows, shuffled))
+    assert one is not None
+    assert other is not None
+    assert (one.ece, one.brier) == (pytest.approx(other.ece), pytest.approx(other.brier))
+
+
+def test_equals_are_told_apart_by_no_bin() -> None:
+    assert reliability([0.5] * 20, [0.0, 1.0] * 10) == Reliability(pytest.approx(0.0, abs=1e-9), pytest.approx(0.25))
+
+
 def test_a_row_does_not_calibrate_itself() -> None:
     assert calibrated_elsewhere([0.5, 0.5], [1.0, 0.0]) == [pytest.approx(0.0, abs=1e-3), pytest.approx(1.0, abs=1e-3)]
     assert calibrated_elsewhere([0.5], [1.0]) == [0.5]

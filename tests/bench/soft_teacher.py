@@ -3,11 +3,9 @@
 Requests go through a whole Stillroom by OpenAI's own client, every other one as a stream. Must not know students.
 """
 
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,21 +15,18 @@ import httpx
 import openai
 from transformers import AutoTokenizer
 
-from distiller.base import compute_dtype
 from distiller.examples import Encoded, encode
 from distiller.merge import merge
-from distiller.serving import EngineSettings, engine_command
 from distiller.train import TrainSettings, train
 from proxy.traffic_file import Row
-from tests.bench.processes import Failed, running
-from tests.deployment import Deployment, in_front_of, up
-from tests.servers import eventually, free_port
+from tests.bench.engine import AT_ONCE, vllm
+from tests.deployment import Deployment, in_front_of
+from tests.servers import eventually
 
 MODEL, LATER = "smol-teacher", "later"
 MAX_TOKENS = 448  # of a row, instructions and answer included: a short context needs little memory to serve
 _ANSWER = 128  # tokens
-_AT_ONCE = 8
-_START_SECONDS, _UP_SECONDS, _INGEST_SECONDS = 900, 300, 300
+_UP_SECONDS, _INGEST_SECONDS = 300, 300
 _CONFIG = """logprobs_share = 1
 [proxy]
 workers = 1
@@ -78,7 +73,8 @@ def short(base: Path, rows: Sequence[Row]) -> list[Row]:
 
 def spoken(teacher: Path, learned: Sequence[Row], later: Sequence[Row], folder: Path, say: Say) -> Spoken:
     """Serve the teacher, and record its answers to all rows, with log-probabilities, in a log below `folder`."""
-    with _vllm(teacher, folder / "vllm.log") as port, in_front_of(port, folder, _CONFIG, seconds=_UP_SECONDS) as still:
+    engine = vllm(teacher, [MODEL], folder / "vllm.log", 2 * MAX_TOKENS)
+    with engine as port, in_front_of(port, folder, _CONFIG, seconds=_UP_SECONDS) as still:
         say("vLLM and Stillroom are up")
         seen = [*_asked(still.url, learned, {}, say), *_asked(still.url, later, {"x-stillroom-task": LATER}, say)]
         eventually(lambda: still.count() == len(seen), _INGEST_SECONDS)
@@ -111,34 +107,11 @@ def _turns(row: Row) -> list[dict[str, str]]:
     return [{"role": message["role"], "content": message["content"]} for message in row.messages]
 
 
-@contextmanager
-def _vllm(model: Path, log: Path) -> Iterator[int]:
-    """vLLM on this CPU, as Stillroom itself would start it; yields its port."""
-    port = free_port()
-    more = ("--served-model-name", MODEL, "--max-num-seqs", str(_AT_ONCE), "--seed", "0")
-    command, environment = engine_command(
-        EngineSettings(
-            model, port, compute_dtype(), log, max_model_len=2 * MAX_TOKENS, extra_args=more, max_loras=1,
-            max_lora_rank=8,
-        )
-    )  # fmt: skip
-    environment = {**environment, "OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin would starve clients and proxy
-    with running(command, os.sched_getaffinity(0), log, environment) as process:
-
-        def answers() -> bool:
-            if process.poll() is not None:
-                raise Failed(f"vLLM did not start: {log.read_text()[-2000:]}")
-            return up(f"http://127.0.0.1:{port}/health")
-
-        eventually(answers, _START_SECONDS)
-        yield port
-
-
 def _asked(url: str, rows: Sequence[Row], headers: dict[str, str], say: Say) -> list[bool]:
     """Ask all; of each whether log-probabilities were seen in its answer."""
     with (
         openai.OpenAI(base_url=url, api_key="sk-client", max_retries=0) as client,
-        ThreadPoolExecutor(_AT_ONCE) as pool,
+        ThreadPoolExecutor(AT_ONCE) as pool,
     ):
         seen = list(pool.map(partial(_sees, client, headers), range(len(rows)), rows))
     say(f"{len(rows)} requests answered")

@@ -160,7 +160,8 @@ def _line(name: str, arm: Arm) -> str:
     told = made.facts.get("rationales")
     found = arm.against.compared if arm.against else None
     cells = [
-        name, f"{arm.made.kind.name} ({told})" if told else arm.made.kind.name, f"{arm.made.score:.3f} ({len(arm.made.verdicts)})",
+        name, f"{arm.made.kind.name} ({told})" if told else arm.made.kind.name,
+        f"{arm.made.score:.3f} ({len(arm.made.verdicts)})",
         f"{error.ece:.3f}" if error else "-", f"{tokens:.0f}", f"{made.rows}", f"{made.facts['steps']}",
         f"{arm.minutes:.1f}", f"{found.difference:+.3f} ({found.lower:+.3f}..{found.upper:+.3f})" if found else "",
         f"{found.p:.3f}" if found else "",

@@ -92,6 +92,8 @@ def rebuild(log: Log, settings: Settings, bundle: Bundle, on_progress: Report) -
     """
     manifest = bundle.manifest
     data, options = _again(log, settings, bundle), DistillerSettings(**_tuples(manifest["settings"]))
+    if (grown := Path(manifest["card"]["base"])).is_dir():
+        _same_base(grown, bundle)  # Nobody trains for an hour to learn that it is another one.
     (kind,) = (one for one in KINDS if one.name == manifest.get("kind", ADAPTER))
     then = replace(settings, distiller=options)
     with scoring(log, then, data.task, data.evaluator, data.declared) as now:
@@ -102,8 +104,7 @@ def rebuild(log: Log, settings: Settings, bundle: Bundle, on_progress: Report) -
             folder = scratch / kind.name
             folder.mkdir()
             made = propose(kind, data, then, folder, score, Plan(), on_progress).made
-            if base_identity(made.base) != manifest["base_sha256"]:
-                raise Refused(f"the base model at {made.base} is not the one {bundle.id} grew from")
+            _same_base(made.base, bundle)
             report_data(data, folder)
             if (bundle.path / RESULT).exists():
                 shutil.copy(bundle.path / RESULT, folder)
@@ -120,6 +121,11 @@ def student_of(settings: Settings, name: str) -> Bundle:
     if not folder.is_dir():
         raise BadInput(f"there is no student {name!r} in {settings.students}: `stillroom status` names those there are")
     return load_bundle(folder)
+
+
+def _same_base(base: Path, bundle: Bundle) -> None:
+    if base_identity(base) != bundle.manifest["base_sha256"]:
+        raise Refused(f"the base model at {base} is not the one {bundle.id} grew from")
 
 
 def _lineage(bundle: Bundle) -> dict[str, Any]:

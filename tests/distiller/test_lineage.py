@@ -96,8 +96,10 @@ def test_without_its_exchanges_or_its_base_it_is_not_made_again(
 ) -> None:
     tokenizer = tmp_path / "toy" / "tokenizer_config.json"
     tokenizer.write_text(json.dumps(json.loads(tokenizer.read_text()) | {"more": 1}))
+    steps: list[str] = []
     with pytest.raises(Refused, match="is not the one student-"):
-        rebuild(log, settings, student, lambda *_: None)
+        rebuild(log, settings, student, lambda step, *_: steps.append(step))
+    assert steps == []  # It was seen before anything was trained.
     log.query("DELETE FROM exchanges WHERE id IN (SELECT id FROM exchanges ORDER BY id LIMIT 2)")
     with pytest.raises(Refused, match="2 of the 150 exchanges are no longer in the log"):
         rebuild(log, settings, student, lambda *_: None)

@@ -1,14 +1,25 @@
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from distiller.dataset import again, dataset
+from distiller.dataset import again, dataset, newest
 from distiller.settings import DistillerSettings, Settings
+from distiller.snapshots import changes, snapshots
+from proxy.derive import CHAT
 from proxy.errors import Refused
+from proxy.exchange import Exchange
+from proxy.ids import ulid
+from proxy.ingest import Ingest
 from proxy.log import Log
+from proxy.patterns import SECRETS_ONLY
+from proxy.redact import Redactor
+from proxy.spool import SpoolWriter
 from router.settings import RouterSettings, TaskSettings
 from tests.distiller.toy_task import toy_log
+from tests.logs import migrated
 from tests.router.conftest import TASK, insert
 
 OPTIONS = DistillerSettings(min_exchanges=100)
@@ -39,8 +50,8 @@ def test_it_is_had_again_from_the_ids_alone_whatever_came_after(log: Log) -> Non
 
 
 def test_what_an_older_snapshot_of_the_teacher_said_is_left_out_where_that_is_wanted(log: Log) -> None:
-    log.query("UPDATE exchanges SET model = 'gpt-4o-2024-05-13'")
-    insert(log, [f"lamp {number} is red" for number in range(150, 300)], "stop", model="gpt-4o-2024-08-06")
+    log.query("UPDATE exchanges SET answered_model = 'gpt-4o-2024-05-13'")
+    insert(log, [f"lamp {number} is red" for number in range(150, 300)], "stop", answered_model="gpt-4o-2024-08-06")
     both = dataset(log, TASK, Settings(distiller=OPTIONS))
     assert [(one.model, one.rows, one.current) for one in both.snapshots] == [
         ("gpt-4o-2024-05-13", 150, False),
@@ -50,6 +61,38 @@ def test_what_an_older_snapshot_of_the_teacher_said_is_left_out_where_that_is_wa
     new = dataset(log, TASK, Settings(distiller=replace(OPTIONS, snapshots="current")))
     assert (new.dropped, new.snapshots) == ({"older_snapshot": 150}, both.snapshots)
     assert {row.model for row in (*new.train, *new.holdout)} == {"gpt-4o-2024-08-06"}
+
+
+def test_who_answered_before_that_was_kept_is_unknown_and_no_older_snapshot(log: Log) -> None:
+    insert(log, [f"lamp {number} is red" for number in range(150, 200)], "stop", answered_model="gpt-4o-2024-08-06")
+    found = dataset(log, TASK, Settings(distiller=replace(OPTIONS, snapshots="current")))
+    assert [(one.model, one.rows, one.current) for one in found.snapshots] == [("gpt-4o-2024-08-06", 50, True)]
+    assert (found.read, found.dropped, changes(found.snapshots)) == (200, {}, [])
+
+
+def spooled_answer(number: int, model: str) -> Exchange:
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": f"lamp {number}"}]}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "go"}, "finish_reason": "stop"}
+    answer = {"model": model, "choices": [choice]}
+    bodies = {"request": json.dumps(body).encode(), "response": json.dumps(answer).encode()}
+    return Exchange(ulid(), time.time(), "POST", CHAT, task=TASK, status=200, **bodies)  # type: ignore[arg-type]
+
+
+def test_a_changed_snapshot_is_noticed_from_the_wire_on(tmp_path: Path) -> None:
+    log, models = migrated(tmp_path), ["gpt-4o-2024-05-13"] * 30 + ["gpt-4o-2024-08-06"] * 30
+    writer = SpoolWriter(tmp_path / "spool", 1 << 30, 3600)
+    for number, model in enumerate(models):
+        writer.append(spooled_answer(number, model).line(Redactor(SECRETS_ONLY)))
+    writer.rotate()
+    assert Ingest(log, tmp_path / "spool", 7, lambda model, prompt, cached, completion: None).run() == 60
+    assert log.query("SELECT DISTINCT model FROM exchanges") == [("gpt-4o",)]
+    _, rows = newest(log, TASK, 100)
+    assert changes(snapshots(rows))[0].startswith(
+        "the teacher changed: gpt-4o-2024-05-13 gave 30 of the answers to gpt-4o"
+    )
+    found = dataset(log, TASK, Settings(distiller=replace(OPTIONS, min_exchanges=10, snapshots="current")))
+    assert found.dropped == {"older_snapshot": 30}
+    assert {row.model for row in (*found.train, *found.holdout)} == {"gpt-4o-2024-08-06"}
 
 
 def test_a_provider_whose_terms_nobody_acknowledged_is_not_learned_from_where_that_is_wanted(log: Log) -> None:

@@ -68,6 +68,17 @@ def test_the_answers_model_stands_in_where_none_was_asked_for() -> None:
     assert of(plain({"content": "x"}), request='{"messages": []}').model == "gpt-4o-2024-08-06"
 
 
+def test_who_answered_is_told_beside_who_was_asked() -> None:
+    whole, streamed = of(plain({"content": "x"})), of(stream(piece({"content": "x"})), True)
+    assert [(one.model, one.answered_model) for one in (whole, streamed)] == [
+        ("gpt-4o", "gpt-4o-2024-08-06"),
+        ("gpt-4o", "m"),
+    ]
+    unnamed = [of(plain({"content": "x"}, model=model)).answered_model for model in (None, 7, ["gpt-4o"])]
+    assert unnamed == [None] * 3
+    assert of('{"error": {}}', status=429).answered_model is None
+
+
 def test_the_task_header_names_the_task() -> None:
     assert derive(CHAT, "triage", REQUEST, 200, False, plain({"content": "x"})).task == "triage"
 
@@ -197,6 +208,7 @@ def test_a_response() -> None:
         completion_tokens=7,
         usage=json.dumps(RESPONSES_USAGE),
         usage_source="provider",
+        answered_model="gpt-4o-2024-08-06",
     )
 
 
@@ -296,6 +308,7 @@ def test_embeddings_cost_their_prompt_and_answer_nothing() -> None:
         completion_tokens=0,
         usage=json.dumps(usage),
         usage_source="provider",
+        answered_model="m",
     )
     del body["usage"]
     found = derive(EMBEDDINGS, None, request, 200, False, json.dumps(body), estimator())

@@ -52,6 +52,11 @@ def test_what_text_cannot_hold_is_base64(data: bytes, text: str, encoding: str) 
     assert (found["request"], found["request_encoding"]) == (text, encoding)
 
 
+def test_the_teacher_that_was_asked_and_the_language_are_kept() -> None:
+    assert [record(teacher="german", lang="de")[key] for key in ("teacher", "lang")] == ["german", "de"]
+    assert [record()[key] for key in ("teacher", "lang")] == [None, None]
+
+
 @given(path=st.text(), query=st.text(), task=st.none() | st.text(), error=st.none() | st.text())
 def test_a_line_is_one_line_whatever_the_client_called_things(
     path: str, query: str, task: str | None, error: str | None

@@ -71,6 +71,18 @@ def test_rows_columns_and_charge_arrive_together(log: Log, tmp_path: Path) -> No
     assert log.query("SELECT request FROM exchanges WHERE model IS NOT NULL") == [(BODY.decode(),)]
 
 
+def test_who_answered_stands_beside_who_was_asked_and_the_teacher_and_language_of_a_row(
+    log: Log, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    spooled(spool, exchange(task="a", teacher="german", lang="de"), exchange(task="b", status=500))
+    assert Ingest(log, spool, 7, ten_dollars).run() == 2
+    assert log.query("SELECT task, model, answered_model, teacher, lang FROM exchanges ORDER BY task") == [
+        ("a", "gpt-4o", "gpt-4o-2024-08-06", "german", "de"),
+        ("b", "gpt-4o", None, None, None),
+    ]
+
+
 def test_log_probabilities_arrive_as_bytes_of_whole_answers_only(log: Log, tmp_path: Path) -> None:
     spool, told = tmp_path / "spool", (Position(b"\xff", -0.5, ((b"\xff", -0.5), (b"", -2.0))),)
     cut_off = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
@@ -308,9 +320,10 @@ def test_a_record_of_an_older_stillroom_enters(log: Log, tmp_path: Path) -> None
     spool = tmp_path / "spool"
     spool.mkdir()
     old = json.loads(RECORD)
-    del old["fallback"], old["confidence"]
+    del old["fallback"], old["confidence"], old["teacher"], old["lang"]
     (spool / f"{ulid()}.ndjson").write_text(json.dumps(old))
     assert Ingest(log, spool, 7, ten_dollars).run() == 1
+    assert log.query("SELECT teacher, lang FROM exchanges") == [(None, None)]
 
 
 def test_others_files_in_the_folders_are_left_alone(log: Log, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ sys.stdin.readline()
 print(migrate(log), flush=True)
 """
 TABLES = {
-    "candidates", "carried", "exchanges", "freezes", "judges", "migrations", "rationales", "segments", "spend",
-    "transitions", "verdicts",
+    "candidates", "carried", "exchanges", "freezes", "judges", "migrations", "rationales", "repeats", "segments",
+    "spend", "transitions", "verdicts",
 }  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def test_a_log_of_the_first_version_keeps_its_rows_and_gets_tenants(tmp_path: Pa
     log.query("INSERT INTO exchanges BY NAME SELECT '4' AS id, now() AS ts, '\\xFF\\x00'::BLOB AS logprobs")
     assert log.query("SELECT id, logprobs FROM exchanges WHERE logprobs IS NOT NULL") == [("4", b"\xff\0")]
     log.query("DELETE FROM exchanges WHERE id = '4'")
+    assert log.query("SELECT DISTINCT answered_model, teacher, lang FROM exchanges") == [(None, None, None)]
     assert log.query("SELECT id, tenant FROM exchanges ORDER BY id") == [
         ("0", None),
         ("1", None),

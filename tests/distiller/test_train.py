@@ -100,8 +100,8 @@ def test_rows_without_a_single_target_train_as_rows_without_log_probabilities(ba
 def test_soft_targets_teach_how_sure_the_teacher_was(base, tmp_path):
     """The text always says 7; the teacher would have said 9 in 3 cases of 10."""
     told = (Target((7, 9), (0.6, 0.3), 0.1), None)
-    soft = [replace(row, soft=told) for row in rows(40)]
-    train(base, soft, replace(SETTINGS, epochs=12, alpha_hard=0.0), tmp_path / "a", lambda *_: None)
+    soft = [replace(row, soft=told) for row in rows(200)]
+    train(base, soft, replace(SETTINGS, epochs=4, alpha_hard=0.0), tmp_path / "a", lambda *_: None)
     student = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), tmp_path / "a")
     unseen = rows(5, seed=1)
     with torch.no_grad():

@@ -93,19 +93,24 @@ def share(rows: Sequence[Encoded], process: int, processes: int) -> tuple[Sequen
     The mean over processes of mean loss times weight is the mean over all completion tokens of the step. A process
     without a row of its own computes the shortest one, which counts 0, since all have to take part.
     """
-    if processes == 1:
-        return rows, 1.0
-    loads = [0] * processes
-    parts: list[list[Encoded]] = [[] for _ in range(processes)]
+    parts = split(rows, processes)
+    if process >= len(parts):
+        return [min(rows, key=lambda row: len(row.input_ids))], 0.0
+    own = parts[process]
+    return own, processes * completion_tokens(own) / completion_tokens(rows)
+
+
+def split(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:
+    """The rows in so many parts of about as many tokens each; in fewer where there are fewer rows."""
+    if parts == 1:
+        return [rows]
+    loads = [0] * min(parts, len(rows))
+    found: list[list[Encoded]] = [[] for _ in loads]
     for row in sorted(rows, key=lambda row: -len(row.input_ids)):
         lightest = loads.index(min(loads))
         loads[lightest] += len(row.input_ids)
-        parts[lightest].append(row)
-    own = parts[process]
-    total = completion_tokens(rows)
-    if not own:
-        return [min(rows, key=lambda row: len(row.input_ids))], 0.0
-    return own, processes * completion_tokens(own) / total
+        found[lightest].append(row)
+    return list(found)
 
 
 def completion_tokens(rows: Sequence[Encoded]) -> int:

@@ -13,17 +13,10 @@ from typing import Any
 
 import torch
 
+from distiller.completion_trainer import CompletionTrainer, collate, completion_loss
 from distiller.examples import Encoded, completion_tokens, pack
-from distiller.train import (
-    CompletionTrainer,
-    TrainSettings,
-    collate,
-    completion_loss,
-    learning_model,
-    plan,
-    training_arguments,
-)
-from proxy.errors import BadInput
+from distiller.train import TrainSettings, learning_model, plan, training_arguments
+from proxy.errors import BadInput, Refused
 
 SHARE = 5
 MOST = 200
@@ -88,5 +81,9 @@ def _tried(
     model = learning_model(base, settings)
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_arguments(settings, steps, Path(folder), None)
-        CompletionTrainer(model, arguments, schedule, lambda _: None, settings.alpha_hard).train()
+        trainer = CompletionTrainer(model, arguments, schedule, lambda _: None, settings.alpha_hard, settings.threads)
+        try:
+            trainer.train()
+        except Refused:  # It diverged.
+            return math.inf
     return validation_loss(model.eval(), aside, settings.tokens_per_step)

@@ -25,15 +25,13 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from distiller.base import base_identity, compute_dtype
 from distiller.checkpoints import Checkpoints, Journal, Progress, claim, digest_of, latest
+from distiller.completion_trainer import CompletionTrainer
 from distiller.early_stop import EarlyStop, KeepBest, best_step, exhausted
-from distiller.examples import Encoded, completion_tokens, pack, share
-from distiller.losses import hard_loss, mixed_loss, pad_soft
-from distiller.projection import Target
+from distiller.examples import Encoded, completion_tokens, pack
 from distiller.weights import all_weights, gone_on_from, load_for_training, save_adapter, save_model, with_adapter
 from proxy.errors import BadInput
 
@@ -125,7 +123,7 @@ def train(
         save: Callable[[Path], None] = partial(save_weights, model, base, settings)
         journal = Journal(latest(work))
         record = partial(journal.record, len(steps), on_progress)
-        trainer = CompletionTrainer(model, arguments, steps, record, settings.alpha_hard)
+        trainer = CompletionTrainer(model, arguments, steps, record, settings.alpha_hard, settings.threads)
         trainer.add_callback(journal)
         if early_stop:
             best = KeepBest(early_stop, len(steps) // settings.epochs, save, work, journal.scores)
@@ -157,105 +155,6 @@ def plan(lengths: Sequence[int], settings: TrainSettings) -> list[list[int]]:
     return steps[: settings.steps or None]
 
 
-def usual_weight(steps: Sequence[Sequence[Encoded]]) -> float | None:
-    """The mean over steps of the sum of their tokens' weights; None where all weigh 1: a step's loss is its mean then.
-
-    Divided by its own sum, a step of light rows alone would count as much as any other.
-    """
-    rows = [row for step in steps for row in step]
-    if all(row.weight == 1.0 for row in rows):
-        return None
-    return sum(row.weight * (len(row.input_ids) - row.prompt_length) for row in rows) / len(steps)
-
-
-def collate(rows: Sequence[Encoded], usual: float | None = None) -> dict[str, Any]:
-    """One step as model inputs: ids and restarting positions `(1, tokens)`, `row_lengths`, and what to predict where.
-
-    `logits_to_keep` are the positions whose next token is a completion token, `targets` those tokens, in that order.
-    `soft` is there only if a row of the step has soft targets. With the `usual_weight` of all steps, `weights` say what
-    each target counts.
-    """
-    ids: list[int] = []
-    positions: list[int] = []
-    keep: list[int] = []
-    targets: list[int] = []
-    soft: list[Target | None] = []
-    weights: list[float] = []
-    for row in rows:
-        length = len(row.input_ids)
-        keep += range(len(ids) + row.prompt_length - 1, len(ids) + length - 1)
-        targets += row.input_ids[row.prompt_length :]
-        soft += row.soft or [None] * (length - row.prompt_length)
-        weights += [row.weight] * (length - row.prompt_length)
-        positions += range(length)
-        ids += row.input_ids
-    inputs: dict[str, Any] = {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
-        "row_lengths": [len(row.input_ids) for row in rows],
-        "logits_to_keep": torch.tensor(keep),
-        "targets": torch.tensor(targets),
-    }
-    if usual is not None:
-        inputs["weights"] = torch.tensor(weights) / usual
-    return inputs | {"soft": pad_soft(soft)} if any(soft) else inputs
-
-
-def completion_loss(model: torch.nn.Module, inputs: dict[str, Any], alpha_hard: float) -> torch.Tensor:
-    """Loss (nats) over the completion tokens of one collated step: cross-entropy, mixed where there is soft.
-
-    The mean, or with `weights` the sum of the tokens' losses, each times its weight.
-    """
-    seen = {name: value for name, value in inputs.items() if name not in ("targets", "soft", "weights")}
-    logits, weights = model(**seen, use_cache=False).logits[0], inputs.get("weights")
-    if "soft" not in inputs:
-        return hard_loss(logits, inputs["targets"], weights)
-    return mixed_loss(logits, inputs["targets"], inputs["soft"], alpha_hard, weights)
-
-
-class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped
-    """transformers' Trainer over ready-made steps, in their order, with `completion_loss`.
-
-    Of several processes each computes its share of every step.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        args: TrainingArguments,
-        steps: list[list[Encoded]],
-        on_loss: Callable[[float], None],
-        alpha_hard: float,
-    ) -> None:
-        """Each of `steps` is one item of the data set, so that Trainer's batch size is 1."""
-        super().__init__(model, args, train_dataset=steps, data_collator=self._collate)
-        self.usual = usual_weight(steps)
-        self.remove_callback(PrinterCallback)
-        self.on_loss = on_loss
-        self.alpha_hard = alpha_hard
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Every step in its order on every process; Trainer's own would deal whole steps out instead."""
-        return DataLoader(self.train_dataset, batch_size=1, collate_fn=self.data_collator)
-
-    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *_: object, **__: object) -> torch.Tensor:
-        """The loss of this process's share of a step, weighted so that the processes' mean is the loss of the step."""
-        weight: float = inputs.pop("weight")
-        return weight * completion_loss(model, inputs, self.alpha_hard)
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward pass, reported."""
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
-        self.on_loss(float(self.accelerator.reduce(loss.clone(), "mean")))
-        return loss
-
-    def _collate(self, items: list[list[Encoded]]) -> dict[str, Any]:
-        rows, weight = share(items[0], self.args.process_index, self.args.world_size)
-        if self.usual is not None and weight:  # The processes' mean of these sums is to be the sum over the step.
-            weight = float(self.args.world_size)
-        return collate(rows, self.usual) | {"weight": weight}
-
-
 def training_arguments(settings: TrainSettings, steps: int, folder: Path, every: int | None) -> TrainingArguments:
     """How Trainer runs `steps` steps; with `every` it writes a checkpoint to `folder` after each so many."""
     gpu = torch.cuda.is_available()
@@ -270,6 +169,7 @@ def training_arguments(settings: TrainSettings, steps: int, folder: Path, every:
         warmup_steps=max(1, steps // 20),
         weight_decay=0.0,
         optim="adamw_torch",
+        max_grad_norm=0.0,  # `CompletionTrainer` sees to it
         seed=settings.seed,
         use_cpu=not gpu,
         # An adapter's base already computes in bfloat16; weights that learn are float32 (`all_weights`).

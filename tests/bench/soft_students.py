@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from distiller.adapter_student import threads
 from distiller.command_tools import opened_log
+from distiller.completion_trainer import collate
 from distiller.curate import Recorded
 from distiller.dataset import newest
 from distiller.distill import Distilled, distill
@@ -24,7 +25,6 @@ from distiller.generate import generate
 from distiller.losses import coarse_divergence, pad_soft
 from distiller.settings import Settings
 from distiller.token_bytes import TokenBytes
-from distiller.train import collate
 from distiller.weights import load_for_training
 from proxy.logprobs import unpacked
 from proxy.traffic_file import Row, message_text

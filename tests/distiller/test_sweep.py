@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from distiller.sweep import choose_learning_rate, set_aside, validation_loss
 from distiller.weights import load_for_training
 from proxy.errors import BadInput
-from tests.distiller.test_train import SETTINGS, plain_loss, rows
+from tests.distiller.test_completion_trainer import plain_loss
+from tests.distiller.test_train import SETTINGS, rows
 from tests.distiller.toy import build_toy
 
 

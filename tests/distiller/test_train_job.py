@@ -70,8 +70,9 @@ def test_two_processes_learn_what_one_does(job, tmp_path, monkeypatch):
     light = [replace(row, weight=0.25) if place % 3 else row for place, row in enumerate(rows(40))]
     write_rows(tmp_path / "light.jsonl", light)
     weighed = replace(job, out=str(tmp_path / "weighed"), rows=str(tmp_path / "light.jsonl"))
-    printed = launched(tmp_path, [lora, full, weighed])
-    for one, line in zip((lora, full, weighed), printed, strict=True):
+    lanes = replace(weighed, out=str(tmp_path / "lanes"), settings=replace(job.settings, threads=2))
+    jobs = [lora, full, weighed, lanes]
+    for one, line in zip(jobs, launched(tmp_path, jobs), strict=True):
         alone, shared = run_job(replace(one, out=f"{one.out}-alone", checkpoints="")), json.loads(line)
         assert shared["losses"] == pytest.approx(alone.losses, abs=1e-3)
         assert (shared["steps"], shared["tokens"]) == (alone.steps, alone.tokens)

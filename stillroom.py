@@ -244,13 +244,19 @@ def tasks(arguments: argparse.Namespace) -> int:
 def distill(arguments: argparse.Namespace) -> int:
     """Distill a student for one task."""
     _wait_politely()
+    from distiller.distill import Distilled
     from distiller.distill import distill as run
+    from distiller.languages_table import languages_table
     from distiller.terminal import distilled_summary, progress
+
+    def summary(done: Distilled) -> None:
+        distilled_summary(done)
+        languages_table(done.languages)
 
     settings = load_settings(arguments.config)
     with progress(quiet=arguments.json) as on_progress:
         done = run(opened_log(settings), settings, arguments.task, on_progress)
-    return show(arguments, done, distilled_summary)
+    return show(arguments, done, summary)
 
 
 def explain(arguments: argparse.Namespace) -> int:

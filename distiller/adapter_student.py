@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from distiller.answer_loss import answer_losses
 from distiller.base import compute_dtype, resolve_base
 from distiller.curate import Recorded
 from distiller.dataset import Dataset
@@ -20,6 +21,7 @@ from distiller.examples import Encoded, encode, soften
 from distiller.generate import generate
 from distiller.projection import Projection, report
 from distiller.recipes import Made, Report
+from distiller.row_groups import groups
 from distiller.row_weights import Weighted, weigh_rows
 from distiller.settings import DistillerSettings, Settings
 from distiller.token_bytes import TokenBytes
@@ -45,7 +47,8 @@ class Taught:
 def adapter_student(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
     """Train an adapter into `folder`/adapter; Refused where no row fits into the limits."""
     taught = taught_rows(data, settings, on_progress)
-    return trained_adapter(taught, [row for row, _ in taught.rows], data, settings, folder, on_progress)
+    made = trained_adapter(taught, [row for row, _ in taught.rows], data, settings, folder, on_progress)
+    return _with_losses(made, data, settings.distiller, folder, on_progress)
 
 
 def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
@@ -65,7 +68,8 @@ def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: R
         softened.append(soft)
         projections.append(projection)
     (folder / "projection_report.json").write_text(json.dumps(asdict(report(projections)), indent=1))
-    return trained_adapter(taught, softened, data, settings, folder, on_progress)
+    made = trained_adapter(taught, softened, data, settings, folder, on_progress)
+    return _with_losses(made, data, settings.distiller, folder, on_progress)
 
 
 def learned_adapter(data: Dataset, settings: Settings, out: Path, on_progress: Report) -> Made:
@@ -107,6 +111,17 @@ def _learned(
     facts = {key: value for key, value in asdict(trained).items() if key != "losses"} | {"dtype": compute_dtype()}
     facts |= _told(start, weighted) if options.init == PREVIOUS or weighted else {}
     return Made(taught.base, (), _answer_limit(encoded), len(encoded), facts, taught.left_out, start.parent)
+
+
+def _with_losses(made: Made, data: Dataset, options: DistillerSettings, folder: Path, on_progress: Report) -> Made:
+    """The holdout's losses too, where there are languages to tell apart by them."""
+    if not groups([*data.train, *data.holdout]).several:
+        return made
+    losses = answer_losses(
+        made.base, folder / ADAPTER, data.holdout, data.asked(data.holdout), options.max_tokens, threads(options),
+        lambda i, n: on_progress("losses", i, n),
+    )  # fmt: skip
+    return replace(made, losses=losses)
 
 
 def threads(options: DistillerSettings) -> int:

@@ -22,6 +22,7 @@ from distiller.dataset import Dataset, dataset
 from distiller.explained_student import EXPLAINED
 from distiller.explaining import with_rationales
 from distiller.generate import generate
+from distiller.languages import Languages, languages
 from distiller.proposal import Proposal, answered, card, mean, propose, report_data
 from distiller.recipes import Made, Report
 from distiller.scoring import Score, scoring
@@ -85,6 +86,8 @@ class Distilled:
     calibration: Calibration
     duel: Duel | None
     """Against the student that answers now; where it was lost, the new one is kept but no candidate."""
+    languages: Languages
+    """How it did on each, where there are several."""
     notes: Sequence[str]
     """What people should be told: a teacher that changed, terms, the duel, where training started."""
 
@@ -120,7 +123,7 @@ def _finish(
 ) -> Distilled:  # fmt: skip
     made, threshold, router = chosen.made, chosen.threshold, settings.router
     dropped = dict(Counter(data.dropped) + Counter(made.left_out))
-    said = card(chosen, data, settings)
+    said, spoken = card(chosen, data, settings), languages(data, chosen, chosen.options)
     manifest = {
         "task": data.task, "kind": chosen.kind.name, "snapshot": data.snapshot, "base_sha256": base_identity(made.base),
         "settings": asdict(chosen.options), "card": said, "evaluator": data.evaluator, "read": data.read,
@@ -128,6 +131,7 @@ def _finish(
         "holdout": asdict(holdout), "threshold": asdict(threshold) if threshold else None,
         "calibration": asdict(chosen.calibration), "champion": asdict(against) if against else None,
         "snapshots": [asdict(one) for one in data.snapshots], "terms": [asdict(one) for one in data.terms],
+        "languages": asdict(spoken),
     }  # fmt: skip
     report_data(data, chosen.folder)
     bundle = seal(chosen.folder, settings.students, manifest)
@@ -141,7 +145,7 @@ def _finish(
     charge(log, "training", hours * settings.money.training_hour, hours, "hour", task=data.task, model=bundle.id)
     return Distilled(
         bundle, fresh, chosen.kind.name, tried, data.snapshot, data.read, dropped, made.rows, made.facts,
-        data.evaluator, holdout, threshold, chosen.calibration, against, _notes(data, made, against),
+        data.evaluator, holdout, threshold, chosen.calibration, against, spoken, _notes(data, made, against),
     )  # fmt: skip
 
 

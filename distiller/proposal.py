@@ -96,15 +96,24 @@ def answered(row: Recorded, text: str) -> Answered:
 
 
 def servable(data: Dataset, answers: Sequence[Generated], verdicts: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Confidences and verdicts of the answers that may go out at all: the others fall back however sure they are.
+    """Confidences and verdicts of the answers that may go out at all: the others fall back however sure they are."""
+    fit = fit_to_serve(data, answers)
+    return list(compress(sureness(data, answers), fit)), list(compress(verdicts, fit))
 
-    Where the first tokens decide all may, as nothing else is known when they do.
-    """
-    if tokens := data.declared.first_tokens:
-        return [confidence(first(one.logprobs, tokens)) for one in answers], list(verdicts)
+
+def fit_to_serve(data: Dataset, answers: Sequence[Generated]) -> list[bool]:
+    """Which answers may go out; where the first tokens decide all may, as nothing else is known when they do."""
+    if data.declared.first_tokens:
+        return [True] * len(answers)
     labels = frozenset(data.labels)
-    fit_to_serve = [answer.finished and well_formed(data.evaluator, Said(answer.text), labels) for answer in answers]
-    return [one.confidence for one in compress(answers, fit_to_serve)], list(compress(verdicts, fit_to_serve))
+    return [answer.finished and well_formed(data.evaluator, Said(answer.text), labels) for answer in answers]
+
+
+def sureness(data: Dataset, answers: Sequence[Generated]) -> list[float]:
+    """The confidence that decides about each answer: of the first tokens, where these do, else of the whole."""
+    if tokens := data.declared.first_tokens:
+        return [confidence(first(one.logprobs, tokens)) for one in answers]
+    return [one.confidence for one in answers]
 
 
 def mean(values: Sequence[float]) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distiller.answer_loss import Loss
 from distiller.dataset import Dataset
 from distiller.generate import Generated
 from distiller.incumbent import Incumbent
@@ -25,7 +26,8 @@ class Made:
     `base` is the folder of the model it grew from, `limit` how many tokens an answer may have, `rows` what it was
     trained on, `left_out` how many rows were not, by reason. `facts` is what the manifest says of the training, with
     its `seconds`; `parent` the student whose weights it went on from. `reads` are folders of further models that it
-    needs when it is served.
+    needs when it is served. `losses` are those of the teacher's answers to the holdout, in its order; empty where
+    nobody asked.
     """
 
     base: Path
@@ -36,6 +38,7 @@ class Made:
     left_out: Mapping[str, int] = field(default_factory=dict)
     parent: Incumbent | None = None
     reads: Sequence[Path] = ()
+    losses: Sequence[Loss | None] = ()
 
 
 Recipe = Callable[[Dataset, Settings, Path, Report], Made]

@@ -71,6 +71,7 @@ class DistillerSettings:
     replay_share: float = 0.2
     half_life_days: float = 0.0
     class_balance: float = 0.0
+    language_temperature: float = 1.0
     snapshots: str = "all"
     terms: str = "warn"
     teacher_terms_ack: tuple[str, ...] = ()
@@ -287,6 +288,11 @@ def _check_retraining(distiller: DistillerSettings) -> None:
         raise BadInput(f"distiller.half_life_days must be 0 (off) or more days, not {distiller.half_life_days}")
     if not 0 <= distiller.class_balance <= 1:
         raise BadInput(f"distiller.class_balance must lie between 0 (off) and 1, not {distiller.class_balance}")
+    if not 1 <= distiller.language_temperature < math.inf:
+        raise BadInput(
+            "distiller.language_temperature must be 1 (languages count as often as they are) or more, such as 3.0, not "
+            f"{distiller.language_temperature}"
+        )
 
 
 def _check_router(router: RouterSettings) -> None:

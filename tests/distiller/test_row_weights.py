@@ -35,6 +35,29 @@ def test_full_balance_gives_every_label_the_same_weight_and_half_of_it_the_root(
 
 
 @given(
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 30), min_size=1),
+    st.floats(1, 20),
+)
+def test_a_groups_rows_together_count_as_they_would_be_sampled_at_that_temperature(
+    counts: dict[str, int], temperature: float
+) -> None:
+    names = [name for name, count in counts.items() for _ in range(count)]
+    found = weigh(days(*[0] * len(names)), names=names, temperature=temperature)
+    total = sum(count ** (1 / temperature) for count in counts.values())
+    for name, count in counts.items():
+        own = [weight for one, weight in zip(names, found.weights, strict=True) if one == name]
+        assert sum(own) / len(names) == pytest.approx(count ** (1 / temperature) / total)
+        assert max(own) == pytest.approx(min(own))
+
+
+def test_balances_of_labels_and_of_groups_multiply() -> None:
+    labels, names = ["a", "a", "b", "b"], ["en", "en", "en", "de"]
+    both = weigh(days(*[0] * 4), labels, balance=1, names=names, temperature=2).weights
+    assert both == pytest.approx(weigh(days(*[0] * 4), names=names, temperature=2).weights)
+    assert both[3] / both[0] == pytest.approx(3**0.5)
+
+
+@given(
     st.lists(st.tuples(st.floats(0, 1e5), st.sampled_from("abcd")), min_size=1, max_size=40),
     st.floats(0, 1e4),
     st.floats(0, 1),
@@ -65,6 +88,22 @@ def test_what_cannot_be_weighed_is_refused(
 ) -> None:
     with pytest.raises(BadInput):
         weigh(days(*[0] * rows), labels, half_life, balance)
+
+
+@pytest.mark.parametrize(("names", "temperature"), [(["a"], 0.5), (["a"], float("nan")), (["a", "b"], 2.0)])
+def test_groups_that_cannot_be_weighed_are_refused(names: list[str], temperature: float) -> None:
+    with pytest.raises(BadInput):
+        weigh(days(0), names=names, temperature=temperature)
+
+
+def test_languages_are_weighed_for_every_evaluator_where_there_are_two() -> None:
+    rows = [row(0, lang="en"), row(1, lang="en"), row(2, lang="en"), row(3, lang="de")]
+    for evaluator in ("label", "json"):
+        found = weigh_rows(rows, evaluator, DistillerSettings(language_temperature=1e9))
+        assert found is not None
+        assert found.weights == pytest.approx(np.array([2, 2, 2, 6]) / 3)
+    assert weigh_rows(rows[:3], "json", DistillerSettings(language_temperature=1e9)) is None
+    assert weigh_rows(rows, "json", DistillerSettings()) is None
 
 
 def test_the_settings_say_what_counts_and_only_labels_are_balanced() -> None:

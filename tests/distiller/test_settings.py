@@ -72,6 +72,8 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("[distiller]\nreplay_share = 0.1", r"distiller\.replay_share must be at least 0\.2"),
         ("[distiller]\nhalf_life_days = -1.0", r"distiller\.half_life_days must be 0"),
         ("[distiller]\nclass_balance = 1.5", r"distiller\.class_balance must lie between 0"),
+        ("[distiller]\nlanguage_temperature = 0.5", r"distiller\.language_temperature must be 1 .* or more"),
+        ("[distiller]\nlanguage_temperature = inf", r"distiller\.language_temperature must be 1 .* or more"),
         ("[serving]\nport = 8101", r"serving\.small_port are both 8101"),
         ('[router.tasks.triage]\nevaluator = "vibes"', r"router\.tasks\.triage: unknown evaluator 'vibes'"),
         ('[router.tasks.triage]\nevaluator = "json"\naliases = {a = "b"}', r"router\.tasks\.triage: aliases are for"),

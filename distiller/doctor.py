@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distiller.settings import Settings, load_settings
-from proxy.deployments import connect
 from proxy.errors import StillroomError
 from proxy.log import open_log
 from proxy.migrations import MIGRATIONS, version
+from proxy.teachers import connect_teachers
 from router.prices import price_map
 
 FREE_BYTES = 2 << 30
@@ -31,7 +31,7 @@ def examine(config: Path | None) -> list[Finding]:
     """All checks, in the order in which problems should be solved."""
     try:
         settings = load_settings(config)
-        connect(settings.teacher)
+        connect_teachers(settings.teacher)
     except StillroomError as error:
         return [Finding("settings", False, str(error))]
     checks: tuple[Callable[[Settings], Finding], ...] = (_disk, _log, _port, _training, _engine, _prices)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from proxy.asking import check_share
+from proxy.choosing import check_teachers
 from proxy.errors import BadInput
 from proxy.patterns import Redaction
 from proxy.settings import (
@@ -222,6 +223,7 @@ def _check(settings: Settings) -> None:
     if not settings.teacher.url.startswith(("http://", "https://")):
         raise BadInput(f"teacher.url must start with http:// or https://, not {settings.teacher.url!r}")
     check_sunsets(settings.teacher.sunsets)
+    check_teachers(settings.teacher)
     check_share(settings.teacher.logprobs_share)
     if settings.log.keep_days < 0:
         raise BadInput("log.keep_days must be 0 (for ever) or more")

@@ -14,10 +14,9 @@ from fastapi import FastAPI, Response
 from proxy.admitting import Admit, admit_everybody
 from proxy.apart import Apart
 from proxy.asking import Asking
+from proxy.choosing import choosing
 from proxy.counters import FLUSH_SECONDS, Counters
 from proxy.deciding import Decide, always_teacher
-from proxy.deployments import connect
-from proxy.failover import Failover
 from proxy.keeping import Keeper
 from proxy.patterns import SECRETS_ONLY, Redaction
 from proxy.receiving import Receive
@@ -26,8 +25,8 @@ from proxy.relay import Relay, RelayOptions, Scope, Send
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import SpoolWriter
 from proxy.sunset import Succession
-from proxy.translate import close_litellm, translating
-from proxy.upstream import Teacher
+from proxy.teachers import Teachers, connect_teachers
+from proxy.translate import close_litellm
 
 
 class ProxyApp(FastAPI):
@@ -65,16 +64,19 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         assert isinstance(app, ProxyApp)
         writer = SpoolWriter(spool_folder, spool.rotate_mb << 20, spool.rotate_seconds, spool.min_free_mb << 20)
-        upstream = connect(teacher)
+        teachers = connect_teachers(teacher)
         succession = Succession(teacher.sunsets)
         share = teacher.logprobs_share
         asking = Asking(share, teacher.translate, counters) if share else None
-        options = RelayOptions(proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage, succession, asking)
+        options = RelayOptions(
+            proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage, succession, asking,
+            choosing(teacher), teachers.named,
+        )  # fmt: skip
         keeper = Keeper(writer, redactor, counters)
         await keeper.open()
-        app.relay = Relay(translating(upstream, teacher), keeper, counters, decide, options, admit)
+        app.relay = Relay(teachers.usual, keeper, counters, decide, options, admit)
         rotating = asyncio.create_task(_rotate(writer, spool.rotate_seconds))
-        flushing = asyncio.create_task(_flush(counters, upstream))
+        flushing = asyncio.create_task(_flush(counters, teachers))
         try:
             async with running():
                 yield
@@ -83,7 +85,7 @@ def create_app(
                 task.cancel()
             await keeper.close()
             counters.flush()
-            upstream.close()
+            teachers.close()
             if teacher.translate:
                 await close_litellm()
             writer.rotate()
@@ -109,11 +111,11 @@ def _is_relayed(path: str) -> bool:
     return path.startswith("/v1/") and ".." not in path.split("/")
 
 
-async def _flush(counters: Counters, upstream: Teacher | Failover) -> None:
+async def _flush(counters: Counters, teachers: Teachers) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
-        if isinstance(upstream, Failover):
-            counters.deployments(upstream.health())
+        if health := teachers.health():
+            counters.deployments(health)
         counters.flush()
 
 

@@ -2,7 +2,7 @@
 
 Must not know who relays the bytes, nor what becomes of what was told. What is asked for is spliced in, every other byte
 as it was; the client never sees that it was. A teacher that refuses is asked again without, before any byte is out,
-and then not asked for an hour: by model and kind of response format, in the memory of one worker.
+and then not asked for an hour: by teacher, model and kind of response format, in the memory of one worker.
 """
 
 import codecs
@@ -34,10 +34,11 @@ _REFUSES_BY_NAME = (403, 404, 422)
 
 
 class Kind(NamedTuple):
-    """What a refusal holds for."""
+    """What a refusal holds for; `teacher` names the one that refused, None the usual one."""
 
     model: str
     response_format: str
+    teacher: str | None = None
 
 
 class Question(NamedTuple):
@@ -104,7 +105,11 @@ class Asking:
         if exchange.path != CHAT or exchange.method != "POST" or not exchange.capture or not self._drawn(exchange.id):
             return None
         question = ask_for_logprobs(body)
-        if question is None or question.kind.model.startswith(self._translate) or not self._may(question.kind):
+        if question is None:
+            return None
+        question = question._replace(kind=question.kind._replace(teacher=exchange.teacher))
+        translated = exchange.teacher is None and question.kind.model.startswith(self._translate)
+        if translated or not self._may(question.kind):
             return None
         self._asked.inc()
         return question

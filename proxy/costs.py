@@ -124,6 +124,7 @@ def used(exchange: Exchange, bound: Bound | None, need: Need, price: Price) -> U
     if exchange.served_by != TEACHER or exchange.status not in (0, 200):
         return Used()
     plain = _plain(exchange) if exchange.status else ""
+    model = "" if bound is None else _model(exchange, bound)
     derived = _derived(exchange, plain)
     prompt, completion = derived.prompt_tokens, derived.completion_tokens
     if derived.usage_source == "provider" and prompt is not None and completion is not None and prompt + completion:
@@ -131,14 +132,20 @@ def used(exchange: Exchange, bound: Bound | None, need: Need, price: Price) -> U
         if bound is None:
             return Used(tokens)
         paid = prompt_to_pay(prompt, derived.usage)
-        nano = _nano(price(bound.model, paid, derived.cached_tokens, completion))
+        nano = _nano(price(model, paid, derived.cached_tokens, completion))
         return Used(tokens, bound.need.nano if nano is None else nano, nano is None)
     if bound is None:
         return Used(need.tokens, 0, True)
     thought = exchange.path.rstrip("/") == MESSAGES  # beside the answer: all that came stands for both
     seen = min(bound.completion, _bytes(plain) if thought else _seen(derived, plain, bound.answers))
-    nano = _nano(price(bound.model, bound.prompt, 0, seen))
+    nano = _nano(price(model, bound.prompt, 0, seen))
     return Used(need.tokens, bound.need.nano if nano is None else nano, True)
+
+
+def _model(exchange: Exchange, bound: Bound) -> str:
+    """The model that was asked in the end: another one may have been, in the place of the one that was bounded."""
+    named = (fields_of(exchange.request) or {}).get("model")
+    return named if isinstance(named, str) else bound.model
 
 
 def _refuse_unseen(path: str, fields: Mapping[str, Any]) -> None:

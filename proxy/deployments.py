@@ -28,7 +28,7 @@ def connect(settings: TeacherSettings) -> Teacher | Failover:
     for position, each in enumerate(deployments):
         _check_key(settings, each, f"teacher.deployments[{position}]")
         teachers.append(Teacher(dataclasses.replace(settings, url=each.url, key_env=each.key_env)))
-    names = _names([settings.url, *(each.url for each in deployments)])
+    names = host_names([settings.url, *(each.url for each in deployments)])
     return Failover([Deployment(name, each, Breaker()) for name, each in zip(names, teachers, strict=True)], retries)
 
 
@@ -44,7 +44,7 @@ def _check_key(first: TeacherSettings, further: DeploymentSettings, place: str) 
         raise BadInput(f"{place} would get clients' own keys: set client_keys = true if its host may see them")
 
 
-def _names(urls: list[str]) -> list[str]:
+def host_names(urls: list[str]) -> list[str]:
     """A short name for each URL, without what may be secret in it: the host, numbered where it is there twice."""
     parts = [urlsplit(url) for url in urls]
     hosts = [f"{part.hostname}:{part.port}" if part.port else str(part.hostname) for part in parts]

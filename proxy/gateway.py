@@ -14,6 +14,7 @@ from typing import Any
 
 from proxy.accounts import Accounts
 from proxy.admitting import Admitted, Denied
+from proxy.choosing import Choose
 from proxy.costs import Bound, SizesOf, bound_of, fields_of, rate_need, used
 from proxy.derive import PAID, Price
 from proxy.errors import Refused, StillroomError, envelope
@@ -30,10 +31,11 @@ _log = logging.getLogger("stillroom.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Tariff:
-    """What calls cost, and how long they can be."""
+    """What calls cost, and how long they can be; `choose` may name another model than a client did."""
 
     price: Price
     sizes_of: SizesOf
+    choose: Choose | None = None
 
 
 class Gateway:
@@ -63,6 +65,9 @@ class Gateway:
         if key.models and not _named(fields) <= set(key.models):
             text = f"the key {key.name!r} is not for the model asked for, but for {', '.join(key.models)}"
             return _denied("model", 403, text, "invalid_request_error", "model_not_allowed")
+        if limits.budget_usd is not None and self._tariff.choose is not None:  # What is paid for is what is asked.
+            chosen = self._tariff.choose(path, headers, body)
+            fields, body = (fields_of(chosen.body), chosen.body) if chosen is not None else (fields, body)
         return self._within_limits(key, path.rstrip("/"), fields, body)
 
     def _within_limits(self, key: Key, path: str, fields: Mapping[str, Any] | None, body: bytes) -> Admitted | Denied:

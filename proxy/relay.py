@@ -7,13 +7,14 @@ stream, wait for it. Where anything of ours fails, the client still gets the tea
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.admitting import Admit, Denied
 from proxy.answers import UpstreamResponse, held
 from proxy.asking import Asking
+from proxy.choosing import Choose
 from proxy.counters import Counters
 from proxy.deciding import TEACHER, Answer, Asked, CandidateFailed, Decide, Flow
 from proxy.derive import CHAT, COMPLETIONS, MESSAGES, RESPONSES
@@ -61,6 +62,9 @@ class RelayOptions:
     """Which models are asked in the place of those that have ended."""
     asking: Asking | None = None
     """Which requests ask for log-probabilities too; nobody's, without."""
+    choose: Choose | None = None
+    """Which requests are for a named teacher; all are for the usual one, without."""
+    named: Mapping[str, "Upstream"] = field(default_factory=dict)
 
 
 class Relay:
@@ -127,6 +131,7 @@ class Relay:
         if exchange.path in PATHS:
             await self._take_feedback(exchange, send)
             return
+        self._choose(exchange)
         decision = self._decide(Asked(exchange.path, exchange.request, exchange.task))
         exchange.served_by, exchange.reason = decision.served_by, decision.reason
         if decision.answer is not None:
@@ -156,15 +161,25 @@ class Relay:
             self._lookout.forget(hang_up)
             hang_up.leave()
 
+    def _choose(self, exchange: Exchange) -> None:
+        """Whose exchange it is, whoever answers: its request names the model that is paid for, or would be."""
+        choose = self._options.choose if exchange.method == "POST" else None
+        chosen = choose(exchange.path, exchange.request_headers, exchange.request) if choose is not None else None
+        if chosen is not None:
+            exchange.teacher, exchange.lang, exchange.request = chosen
+
     async def _from_teacher(self, exchange: Exchange, scope: Scope, send: Send) -> None:
         query = f"?{exchange.query}" if exchange.query else ""
         target = scope.get("raw_path", exchange.path.encode()).decode("latin-1") + query
-        _succeed(exchange, self._options.succession(exchange.request, exchange.ts))
+        if exchange.teacher is None:
+            _succeed(exchange, self._options.succession(exchange.request, exchange.ts))
+        else:
+            target = CHAT  # A query was meant for the usual teacher, and may hold a key.
         try:
             upstream, usage = await self._asked(exchange, target, scope["headers"])
         except OSError as error:
             exchange.error = f"upstream: {type(error).__name__}"
-            await self._own_answer(exchange, send, *_unreachable(error))
+            await self._own_answer(exchange, send, *_unreachable(exchange, error))
             return
         try:
             await self._pass_on(upstream, exchange, send, usage)
@@ -198,6 +213,8 @@ class Relay:
     async def _forward(self, exchange: Exchange, target: str, headers: Headers, body: bytes) -> UpstreamResponse:
         """The teacher's answer; its successor's where it says, before any byte, that it has no such model."""
         succession = self._options.succession
+        if exchange.teacher is not None:  # Sunsets are of the usual teacher's models.
+            return await self._options.named[exchange.teacher].forward(exchange.method, target, headers, body)
         upstream = await self._teacher.forward(exchange.method, target, headers, body)
         instead = succession.instead(body) if upstream.status == 404 else None
         if instead is None:
@@ -345,7 +362,9 @@ def _about(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     reason = exchange.fallback or exchange.reason
     if exchange.fallback and exchange.reason.startswith(SUCCESSOR):
         reason = f"{exchange.reason}; {exchange.fallback}"
+    named = exchange.teacher is not None and exchange.served_by == TEACHER
     return [
+        *([(b"x-stillroom-teacher", str(exchange.teacher).encode())] if named else []),
         (b"x-stillroom-exchange", exchange.id.encode()),
         (b"x-stillroom-served-by", exchange.served_by.encode()),
         (b"x-stillroom-reason", _printable(reason)),
@@ -359,10 +378,11 @@ def _printable(text: str) -> bytes:
     return text.encode("ascii", "replace")
 
 
-def _unreachable(error: Exception) -> tuple[int, bytes]:
+def _unreachable(exchange: Exchange, error: Exception) -> tuple[int, bytes]:
     if isinstance(error, TimeoutError):
         return 504, envelope("the teacher did not answer in time", "upstream_error", "upstream_timeout")
-    text = "the teacher cannot be reached: check teacher.url and the network"
+    place = "teacher" if exchange.teacher is None else f"teacher.named.{exchange.teacher}"
+    text = f"the teacher cannot be reached: check {place}.url and the network"
     return 502, envelope(text, "upstream_error", "upstream_unreachable")
 
 

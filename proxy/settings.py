@@ -10,7 +10,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,10 +57,36 @@ class SunsetSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NamedTeacherSettings:
+    """`[teacher.named.NAME]`: a further teacher with a key of its own, or none; `url` comes without the `/v1`.
+
+    `model` is asked in the place of the one that the client named; empty: that one.
+    """
+
+    url: str = ""
+    key_env: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTeachersSettings:
+    """`[teacher.tasks.NAME]`: which values of what lead this task's requests to which named teacher.
+
+    `by` is "language", "header.NAME", or "metadata.KEY" of the body. `usual` are the languages that stay with the usual
+    teacher, which the others are told from; empty: English.
+    """
+
+    by: str = "language"
+    teachers: dict[str, str] = field(default_factory=dict)
+    usual: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TeacherSettings:
     """`[teacher]`: who answers unless a candidate was proved; `url` comes without the `/v1`.
 
-    `logprobs_share` is the share of chat requests that also ask for log-probabilities, in [0, 1].
+    `logprobs_share` is the share of chat requests that also ask for log-probabilities, in [0, 1]. `named` are further
+    teachers, and `tasks` say which requests they get.
     """
 
     url: str = "https://api.openai.com"
@@ -73,6 +99,8 @@ class TeacherSettings:
     retries: int = 0
     deployments: tuple[DeploymentSettings, ...] = ()
     sunsets: tuple[SunsetSettings, ...] = ()
+    named: dict[str, NamedTeacherSettings] = field(default_factory=dict)
+    tasks: dict[str, TaskTeachersSettings] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,13 @@ what the log says: a worker knows the day that was set, and what it was told its
 One member of the body changes, by a splice; every other byte stays.
 """
 
-import codecs
-import json
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
 from proxy.errors import BadInput
+from proxy.renaming import renamed
 from proxy.settings import SunsetSettings
-from proxy.splice import spliced, whole_object
 
 SUCCESSOR = "successor "
 """How the reason of an exchange begins that a successor answered: others tell it apart."""
@@ -60,18 +58,8 @@ class Succession:
         """The request as it would go to the successor, whatever the day; None where there is none."""
         if not self._successors or b'"model"' not in body:
             return None
-        try:
-            body.decode()  # Only to refuse what is not UTF-8.
-            text = body.decode("latin-1")  # One character a byte: positions are those of the body.
-            members, _ = whole_object(text, len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0)
-        except (ValueError, RecursionError):
-            return None
-        asked = {member.key: member for member in members}.get("model")
-        if asked is None or not isinstance(asked.value, str) or asked.value not in self._successors:
-            return None
-        successor = self._successors[asked.value]
-        name = json.dumps(successor).encode()
-        return Succeeded(spliced(body, asked.at, asked.end, name), successor, asked.value)
+        found = renamed(body, self._successors.get)
+        return None if found is None else Succeeded(*found)
 
     def missed(self, model: str, now: float) -> None:
         """The teacher has just said that it has no such model: its successor is asked at once for a while."""

@@ -20,18 +20,24 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 _OURS = b"x-stillroom-"
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+# Of a client's account with another provider.
+_ABOUT_CLIENTS = frozenset({b"cookie", b"openai-organization", b"openai-project", b"x-goog-api-key"})
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 
 
 class Teacher:
     """Forwards requests to the configured URL; create it inside the running event loop."""
 
-    def __init__(self, settings: TeacherSettings) -> None:
-        """Read the key from the environment; BadInput when the setting names a variable that is not set."""
+    def __init__(self, settings: TeacherSettings, place: str = "teacher", client_keys: bool = True) -> None:
+        """Read the key from the environment; BadInput when the setting, at `place`, names a variable that is not set.
+
+        Without `client_keys`, nothing that clients may sign in with goes there, whether there is a key of ours or not.
+        """
         url = urlsplit(settings.url.rstrip("/").removesuffix("/v1"))
         self._prefix = url.path
-        self._key = teacher_key(settings)
-        self._not_forwarded = _NOT_FORWARDED | _CREDENTIALS if self._key else _NOT_FORWARDED
+        self._key = teacher_key(settings, place)
+        dropped = _CREDENTIALS if self._key else frozenset()
+        self._not_forwarded = _NOT_FORWARDED | (dropped if client_keys else _CREDENTIALS | _ABOUT_CLIENTS)
         self._client = Client(settings.url, settings.connect_timeout, settings.read_timeout)
 
     async def forward(self, method: str, target: str, headers: Headers, body: bytes) -> Response:
@@ -55,15 +61,15 @@ class Teacher:
         return [own, *kept]
 
 
-def teacher_key(settings: TeacherSettings) -> str:
-    """The teacher's key from the environment, or "" where clients bring their own."""
+def teacher_key(settings: TeacherSettings, place: str = "teacher") -> str:
+    """The teacher's key from the environment, or "" where there is none, and clients may bring their own."""
     if not settings.key_env:
         return ""
     key = os.environ.get(settings.key_env, "")
     if not key:  # Set but empty, it would let clients' own keys through.
         raise BadInput(
-            f"teacher.key_env names {settings.key_env}, which is not set: export it, or clear the setting "
-            "so that clients' own keys are passed through"
+            f"{place}.key_env names {settings.key_env}, which is not set: export it, or clear the setting "
+            + ("so that clients' own keys are passed through" if place == "teacher" else "where it needs no key")
         )
     if not key.isascii() or not key.isprintable():
         raise BadInput(f"{settings.key_env} holds characters that no key has: a line break at its end, perhaps")

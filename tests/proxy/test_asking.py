@@ -160,6 +160,18 @@ def test_after_an_hour_one_is_tried_and_an_answer_is_as_if_nothing_had_been() ->
     assert asking.of(exchange(), BODY) is not None
 
 
+def test_a_refusal_is_of_the_teacher_that_refused_and_prefixes_are_of_the_usual_one() -> None:
+    asking = Asking(1.0, ("claude/",), Counters())
+    outcome(asking, answered(400))
+    assert asking.of(exchange(), BODY) is None
+    question = asking.of(exchange(teacher="german"), BODY)
+    assert question is not None
+    assert question.kind == KIND._replace(teacher="german")
+    translated = BODY.replace(b'"m"', b'"claude/m"')
+    assert asking.of(exchange(), translated) is None
+    assert asking.of(exchange(teacher="german"), translated) is not None
+
+
 def test_no_more_than_a_thousand_refusals_are_remembered() -> None:
     asking = Asking(1.0, (), Counters())
 

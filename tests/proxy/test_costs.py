@@ -1,6 +1,7 @@
 import gzip
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -249,3 +250,15 @@ def test_rates_take_an_estimate() -> None:
     assert rate_need(CHAT, {"max_tokens": 10}, 400) == Need(110)
     assert rate_need(CHAT, None, 400) == Need(1100)
     assert rate_need(EMBEDDINGS, {}, 400) == Need(100)
+
+
+def test_the_model_that_was_asked_in_the_end_is_priced() -> None:
+    exchange = replace(over(response=WHOLE), request=b'{"model":"dear"}')
+
+    def by_model(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
+        return {"m": 1.0, "dear": 5.0}.get(model or "")
+
+    assert used(exchange, ASKED, ASKED.need, by_model).nano == 5 * NANO
+    unpriced = replace(exchange, request=b'{"model":"new"}')
+    assert used(unpriced, ASKED, ASKED.need, by_model) == Used(10, ASKED.need.nano, True)
+    assert used(replace(exchange, request=b"?"), ASKED, ASKED.need, by_model).nano == NANO

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,12 +7,14 @@ import pytest
 
 from proxy.accounts import Accounts, read_standing
 from proxy.admitting import Admitted, Denied
+from proxy.choosing import choosing
 from proxy.costs import Sizes
 from proxy.derive import CHAT
 from proxy.exchange import Exchange
 from proxy.gateway import Gateway, Tariff
 from proxy.keys import create_key, load_key_ring
 from proxy.limits import Limits
+from proxy.settings import NamedTeacherSettings, TaskTeachersSettings, TeacherSettings
 
 NOW = 1_795_000_020.0
 
@@ -74,6 +77,30 @@ def test_feedback_takes_a_good_key_and_no_limit_counts_it(tmp_path: Path) -> Non
     assert not list(house.folder.glob("*.account"))
     house.secret = b"sk-other"
     assert refusal(house.ask("/v1/feedback/"))[:2] == ("key", 401)
+
+
+@pytest.mark.parametrize(("named", "status", "reserved"), [("m", 0, 0.5), ("unpriced", 403, 0.0)])
+def test_a_budget_pays_for_the_model_of_the_chosen_teacher(
+    tmp_path: Path, named: str, status: int, reserved: float
+) -> None:
+    house = House(tmp_path, ("cheap",), budget_usd=1.0)
+    teacher = TeacherSettings(
+        named={"other": NamedTeacherSettings("http://x", "", named)},
+        tasks={"t": TaskTeachersSettings("metadata.to", {"other": "other"})},
+    )
+    house.gateway._tariff = replace(house.gateway._tariff, choose=choosing(teacher))
+    body = json.dumps({"model": "cheap", "messages": [], "max_tokens": 50, "metadata": {"to": "other"}}).encode()
+    headers = [(b"x-api-key", house.secret), (b"x-stillroom-task", b"t")]
+    found = house.gateway(CHAT, headers, body)
+    assert house.reserved() == reserved
+    if isinstance(found, Denied):
+        assert (found.status, b"'unpriced' has no price" in found.body) == (status, True)
+    else:
+        settle(found, 200, 20)  # A request that names m, as the relay recorded it.
+        assert house.spent() == 0.2
+    usual = house.gateway(CHAT, headers, body.replace(b'"to"', b'"at"'))
+    assert isinstance(usual, Denied)  # The client's own model has no price either.
+    assert b"'cheap' has no price" in usual.body
 
 
 def test_who_has_no_key_is_told_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint install clean
 .PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
 .PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-trl bench-export bench-ab bench-soft
+.PHONY: bench-languages
 
 install: $(VENV)/.ready
 
@@ -100,6 +101,11 @@ bench-export: install
 # them. DATA=FOLDER of recorded sets; an estimated 30 minutes on two idle cores, 12 with BENCH=--quick.
 bench-soft: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.soft --data $(DATA) $(BENCH)
+
+# One student for all languages beside one of each, and balanced against skewed traffic. DATA=FOLDER of recorded sets;
+# BENCH=--quick takes about 10 minutes on two idle cores; see tests/bench/languages.py.
+bench-languages: install
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.languages --data $(DATA) $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-data

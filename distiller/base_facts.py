@@ -3,14 +3,14 @@
 Must not load weights, nor fetch a model from the network: of one that is not here nothing is known.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from distiller.base import DEFAULT_BASE, compute_dtype, resolve_base
 from distiller.curate import Recorded
 from distiller.engine_memory import EngineMemory, engine_memory
-from distiller.fertility import Fertility, Tokens, fertility, tokens
+from distiller.fertility import Fertility, Spelled, Tokens, by_group, fertility, tokens
 from distiller.settings import Settings
 from proxy.errors import BadInput, Unavailable
 from proxy.log import Log
@@ -27,6 +27,8 @@ class BaseFacts:
     fertility: Fertility | None
     memory: EngineMemory | None
     why: str
+    languages: Mapping[str, Spelled] = field(default_factory=dict)
+    """Of each language, or teacher, where there are several."""
 
 
 def base_facts(log: Log, rows: Sequence[Recorded], settings: Settings) -> BaseFacts:
@@ -43,7 +45,8 @@ def base_facts(log: Log, rows: Sequence[Recorded], settings: Settings) -> BaseFa
     except (OSError, ValueError) as error:
         raise BadInput(f"the tokenizer of {name} cannot be read: {str(error).splitlines()[0]}") from None
     memory, why = _memory(folder, settings)
-    return BaseFacts(name, tokens(tokenizer, rows, options.max_tokens), fertility(log, tokenizer, rows), memory, why)
+    lengths, spelled = tokens(tokenizer, rows, options.max_tokens), by_group(tokenizer, rows)
+    return BaseFacts(name, lengths, fertility(log, tokenizer, rows), memory, why, spelled)
 
 
 def local_folder(name: str, cache: Path) -> Path:

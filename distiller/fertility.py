@@ -5,13 +5,15 @@ read and to write them. The teacher's counts are those of its answers' usage, so
 tools and schemas add to a prompt.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distiller.curate import Recorded
+from distiller.curate import Recorded, user_text
+from distiller.row_groups import groups
 from proxy.errors import BadInput
 from proxy.log import Log
 from proxy.traffic_file import message_text
@@ -63,6 +65,15 @@ class Fertility:
     teacher_answer: float
 
 
+@dataclass(frozen=True, slots=True)
+class Spelled:
+    """Tokens per byte of what users wrote and of answers, over the `rows` of one language or teacher."""
+
+    rows: int
+    user: float
+    answer: float
+
+
 def tokens(tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Recorded], most: int) -> Tokens | None:
     """Lengths of the newest MOST of curated `rows`; None where no one can be read. `most`: `[distiller] max_tokens`."""
     from distiller.examples import encode
@@ -104,6 +115,22 @@ def fertility(log: Log, tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Rec
                 teacher_answer=sum(count for *_, count in told) / _bytes(answers),
             )
     return None
+
+
+def by_group(tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Recorded]) -> dict[str, Spelled]:
+    """Of the newest MOST rows, by language or teacher (`distiller.row_groups`); empty where there is but one."""
+    seen = rows[-MOST:]
+    told = groups(seen)
+    found: defaultdict[str, list[Recorded]] = defaultdict(list)
+    for name, row in zip(told.names, seen, strict=True):
+        if row.answer:
+            found[name].append(row)
+    return {name: _spelled(tokenizer, own) for name, own in sorted(found.items())} if told.several else {}
+
+
+def _spelled(tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Recorded]) -> Spelled:
+    users, answers = [user_text(row) for row in rows], [row.answer for row in rows]
+    return Spelled(len(rows), *(_count(tokenizer, texts) / _bytes(texts) for texts in (users, answers)))
 
 
 def _prompt(row: Recorded) -> str:

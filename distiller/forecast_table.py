@@ -68,6 +68,9 @@ def _base(base: BaseFacts) -> Iterator[Line]:
         yield "answer fertility", f"{one_of.base_answer:.3f} (teacher {one_of.teacher_answer:.3f})", told
     elif not base.why:
         yield "fertility", "unknown", "nobody counted the teacher's tokens"
+    for name, spelled in base.languages.items():
+        told = f"tokens a byte of what users wrote, and of answers; {spelled.rows} rows"
+        yield f"fertility, {name}", f"{spelled.user:.3f}, {spelled.answer:.3f}", told
     if base.memory:
         memory = base.memory
         told = (

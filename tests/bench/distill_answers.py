@@ -62,7 +62,8 @@ def student(
     log = migrated(home)
     started = time.monotonic()
     try:
-        fill(log, [line.row for line in earlier], name)
+        langs = [str(line.meta["lang"]) for line in earlier if "lang" in line.meta]
+        fill(log, [line.row for line in earlier], name, langs if len(langs) == len(earlier) else ())
         done = distill(log, settings, name, lambda *_: None)
     except StillroomError as error:
         say(f"{name}, {kind}: {error}")
@@ -77,7 +78,7 @@ def student(
     return {
         "set": name, "kind": kind, "evaluator": done.evaluator, "labels": card["labels"], "rows": done.trained_rows,
         "seconds": trained, "answer_seconds": time.monotonic() - started - trained, "trained": dict(done.trained),
-        "scores": asdict(done.holdout), "holdout": holdout_of(done.bundle),
+        "scores": asdict(done.holdout), "languages": asdict(done.languages), "holdout": holdout_of(done.bundle),
         "test": [_line(line, one) for line, one in zip(asked, said, strict=True)],
     }  # fmt: skip
 

@@ -6,7 +6,7 @@ Every answer is kept as it was given, so that thresholds and tables are computed
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -133,10 +133,13 @@ class Workshop:
         return report
 
 
-def fill(log: Log, rows: Sequence[Row], task: str) -> None:
-    """Put the rows into the log, as the teacher's answers."""
+def fill(log: Log, rows: Sequence[Row], task: str, langs: Sequence[str] = ()) -> None:
+    """Put the rows into the log, as the teacher's answers; with `langs`, one a row, as those of its own teacher."""
     for start in range(0, len(rows), _AT_ONCE):
-        add_rows(log, "exchanges", recorded(rows[start : start + _AT_ONCE], task, start))
+        some = recorded(rows[start : start + _AT_ONCE], task, start)
+        if langs:
+            some = [{**row, "lang": langs[at], "teacher": f"teacher-{langs[at]}"} for at, row in enumerate(some, start)]
+        add_rows(log, "exchanges", some)
 
 
 def holdout_of(bundle: Bundle) -> list[dict[str, Any]]:
@@ -154,7 +157,7 @@ def with_shuffled_answers(rows: Sequence[Row], seed: int) -> list[Row]:
     ]
 
 
-def recorded(rows: Sequence[Row], task: str, first: int) -> list[Mapping[str, Any]]:
+def recorded(rows: Sequence[Row], task: str, first: int) -> list[dict[str, Any]]:
     """Rows of the log's table of exchanges; the id is the row's number, the time follows it."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
     return [

@@ -27,6 +27,9 @@ def test_a_base_that_is_here_is_measured_without_its_weights(log: Log, tmp_path:
     assert found.memory is not None
     assert (found.memory.sequences, found.memory.tokens) == (3, settings.serving.max_model_len)
     assert found.fertility is None
+    assert found.languages == {}
+    log.query("UPDATE exchanges SET lang = CASE answer WHEN 'go' THEN 'de' ELSE 'en' END")
+    assert set(base_facts(log, newest(log, TASK, 20)[1], settings).languages) == {"de", "en"}
 
 
 def test_of_a_base_that_would_have_to_be_fetched_nothing_is_known(log: Log, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from distiller.curate import Recorded
 from distiller.dataset import newest
-from distiller.fertility import MOST, fertility, tokens
+from distiller.fertility import MOST, by_group, fertility, tokens
 from proxy.log import Log
 from tests.distiller.toy import build_tokenizer
 from tests.logs import migrated
@@ -81,3 +81,16 @@ def test_only_the_newest_are_looked_at(log: Log) -> None:
     found = tokens(TOKENIZER, rows(log), 100)
     assert found is not None
     assert found.rows == MOST
+
+
+def test_each_language_is_spelled_apart(log: Log) -> None:
+    insert(log, ["the parcel is late"] * 2, "billing", lang="en")
+    insert(log, ["पार्सल देर से है"], "billing", lang="hi")
+    insert(log, ["nothing"], None, lang="hi")
+    found = by_group(TOKENIZER, rows(log))
+    assert list(found) == ["en", "hi"]
+    assert (found["en"].rows, found["hi"].rows) == (2, 1)
+    assert found["en"].user == len(TOKENIZER.encode("the parcel is late")) / 18
+    assert found["hi"].user == 1.0  # It never saw a letter of it: every byte is a token.
+    assert found["en"].answer == found["hi"].answer < 1
+    assert by_group(TOKENIZER, rows(log)[:2]) == {}

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from distiller.engine_memory import EngineMemory
-from distiller.fertility import Fertility, Lengths, Tokens
+from distiller.fertility import Fertility, Lengths, Spelled, Tokens
 from distiller.forecast import Forecast, forecast
 from distiller.forecast_table import forecast_table
 from distiller.payback import Figure
@@ -40,6 +40,7 @@ def test_figures_come_with_their_intervals_and_never_is_told_from_unknown(
     base = replace(
         found.base, why="", tokens=Tokens(9, lengths, lengths, 4, 5),
         fertility=Fertility(9, "provider", 0.2, 0.3, 0.4, 1), memory=EngineMemory(1000, 2, 0.5, 0.25, 8, 2048),
+        languages={"de": Spelled(7, 0.25, 0.35)},
     )  # fmt: skip
     parts = {"queue[0]": Figure(0.5, "seen")}
     forecast_table(replace(found, money=money, base=base, parts=parts, agreement=Figure(0.9, "seen", 0.8, 0.95)))
@@ -50,4 +51,6 @@ def test_figures_come_with_their_intervals_and_never_is_told_from_unknown(
     assert "1 / 2 / 3" in shown
     assert "0.200 (teacher 0.300)" in shown
     assert "0.75 GiB" in shown
+    assert "fertility, de" in shown
+    assert "0.250, 0.350" in shown
     assert "│ never" in shown

@@ -5,6 +5,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from distiller.token_bytes import TokenBytes, byte_alphabet
 from proxy.errors import BadInput
+from tests.distiller.test_projection import LONG, SIDES, Side, position, projected
 from tests.distiller.toy import SPECIAL, build_tokenizer
 
 TEXTS = ["The printer is on fire", "printers print", "हिन्दी में लिखो", "fire 😀🔥 नमस्ते"]
@@ -84,3 +85,16 @@ def _is_text(piece: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def test_one_cache_serves_every_teacher_and_mixes_none_up():
+    text, tokenizer = "the printer is unhappy 漢字", build_tokenizer(LONG).backend_tokenizer
+    student = Side(tokenizer)
+    teachers = [[position(token, {token: 0.8, b" is": 0.1}) for token in side.pieces(text)] for side in SIDES.values()]
+    found, looked_up = [], []
+    for _ in range(2):
+        found.append([projected(teacher, text, student) for teacher in teachers])
+        looked_up.append(student.bytes.first.cache_info().misses)
+    assert looked_up[0] == looked_up[1] > 0
+    assert found[0] == found[1] == [projected(teacher, text, Side(tokenizer)) for teacher in teachers]
+    assert len({len(one.unseen) for one in found[0]}) == len(teachers)  # Each cuts the text in its own way.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from distiller.fields import Copied, classes, copied_fields, put_together, taken_apart
 from distiller.writing import ABSENT
 
-scalars = st.text() | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False)
+scalars = st.text() | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False)
 leaves = scalars | st.lists(scalars | st.dictionaries(st.sampled_from(["text", "type"]), scalars), max_size=3)
 
 

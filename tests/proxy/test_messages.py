@@ -181,6 +181,7 @@ def test_a_plain_message_is_derived_as_chat_is() -> None:
         completion_tokens=7,
         usage=json.dumps(USAGE),
         usage_source="provider",
+        answered_model="claude-x-2026",
     )
     assert derive(f"{MESSAGES}/", "mail", json.dumps(ASKED), 529, False, "{}") == Derived(task="mail", model="claude-x")
     assert derive(f"{MESSAGES}/count_tokens", None, json.dumps(ASKED), 200, False, '{"input_tokens":9}') == Derived()

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.bench.distill_table import languages, majority, paired, retention, table, verdicts
+from tests.bench.distill_table import majority, retention, table, verdicts
 
 
 def rows(text: list[str], teacher: list[str], gold: list[str | None], **more: Any) -> list[dict[str, Any]]:
@@ -49,13 +48,3 @@ def test_controls_and_students_stand_in_one_table() -> None:
     assert "| queues | head | 0.900 (100) | 1.000 / 0.900 | 0.900 (0.8" in text
     assert "| 50 | 0.1 | - | 0.500 | 0.600 | 0.100 |" in text
     assert "| queues | encoder | none: too few |" in text
-
-
-def test_one_student_of_all_languages_is_compared_on_the_rows_of_each() -> None:
-    together = answers(rows(["a"] * 50, ["a"] * 50, [None] * 50))
-    apart = answers(rows(["b"] * 10 + ["a"] * 40, ["a"] * 50, [None] * 50), set="queues-de")
-    text = languages(together, [apart, {"set": "queues-da", "why": "no rows"}], 1)
-    assert "| queues-de (50) | 1.000 | 0.800 | +0.200 (+0.1" in text
-    assert "none: no rows" in text
-    mean, low, high = paired(np.array([1.0, 0.0]), np.array([1.0, 0.0]), 1)
-    assert (mean, low, high) == (0.0, 0.0, 0.0)

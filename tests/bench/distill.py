@@ -2,7 +2,9 @@
 
     OMP_WAIT_POLICY=PASSIVE python -m tests.bench.distill --data FOLDER       (make bench-distill DATA=FOLDER)
 
-FOLDER holds one folder a set with `train.jsonl` (earlier) and `test.jsonl` (later). Prints Markdown.
+FOLDER holds one folder a set with `train.jsonl` (earlier) and `test.jsonl` (later). Prints Markdown. What is
+made two ways has benchmarks of its own: with hard or soft labels `tests.bench.soft`, with or without the teacher's
+reasons `tests.bench.ab`, for one language and teacher or for many `tests.bench.languages`.
 
     --quick          small budgets for the language model: about 15 minutes on two cores
     --keep FILE      write every answer, one student a line
@@ -22,10 +24,8 @@ from typing import Any
 from distiller.scikit import scikit_learn
 from distiller.settings import STUDENTS, DistillerSettings
 from tests.bench.distill_answers import Limits, Line, base_once, read_set, student
-from tests.bench.distill_table import languages, majority, table, verdicts
+from tests.bench.distill_table import majority, table, verdicts
 from tests.bench.gate import chosen_sets
-
-_LANGUAGES = "multilingual"  # how a set's name says that its rows carry `meta.lang`
 
 
 def main() -> int:
@@ -38,10 +38,6 @@ def main() -> int:
     own = [one for one in found if one["part"] == "own"]
     controls = {one["set"]: one for one in found if one["part"] == "controls"}
     print(table(own, controls, arguments.margin, arguments.alpha, arguments.seed))
-    for one in (one for one in own if _LANGUAGES in one["set"] and "why" not in one):
-        apart = [other for other in found if other["part"] == f"apart {one['set']} {one['kind']}"]
-        if apart:
-            print(f"\n{one['set']}, {one['kind']}\n\n{languages(one, apart, arguments.seed)}")
     return 0
 
 
@@ -86,11 +82,6 @@ def _made(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             given = [one for one in made if "why" not in one]
             if given:
                 yield kept("controls", _controls(given[0], earlier, later))
-            if _LANGUAGES in path.name:
-                for one in (one for one in given if one["kind"] != "adapter"):
-                    for name, mine, others in _apart(path.name, earlier, later):
-                        answers = student(name, one["kind"], mine, others, limits, folder, say)
-                        yield kept(f"apart {path.name} {one['kind']}", answers)
 
 
 def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
@@ -99,9 +90,10 @@ def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
     )  # fmt: skip
     if arguments.quick:
         options = replace(
-            options, train_tokens=20_000, encoder_tokens=150_000, epochs=2, rank=8, control_rows=8, holdout=200
+            options, train_tokens=20_000, encoder_tokens=150_000, epochs=2, rank=8, control_rows=4, holdout=200
         )
-    return Limits(base_once(options, folder), test=120 if arguments.quick else 300, characters=25_000)
+    test, characters = (100, 12_000) if arguments.quick else (300, 25_000)
+    return Limits(base_once(options, folder), test, characters)
 
 
 def _controls(answers: dict[str, Any], earlier: Sequence[Line], later: Sequence[Line]) -> dict[str, Any]:
@@ -129,14 +121,6 @@ def _naive_bayes(texts: Sequence[str], labels: Sequence[str], asked: Sequence[st
 
 def _asked(line: Line) -> str:
     return "\n".join(str(message["content"]) for message in line.row.messages if message["role"] == "user")
-
-
-def _apart(
-    name: str, earlier: Sequence[Line], later: Sequence[Line]
-) -> Iterator[tuple[str, Sequence[Line], Sequence[Line]]]:
-    for language in sorted({str(line.meta["lang"]) for line in earlier}):
-        parts = [[line for line in lines if line.meta["lang"] == language] for lines in (earlier, later)]
-        yield f"{name}-{language}", parts[0], parts[1]
 
 
 if __name__ == "__main__":

@@ -17,13 +17,14 @@ from distiller.engines import SMALL
 from distiller.generate import Generated, generate
 from distiller.settings import DistillerSettings, Settings
 from distiller.small import load_small
+from distiller.tries import KINDS
 from proxy.errors import StillroomError
 from proxy.traffic_file import Row, parse_row
 from router.prompt import student_messages
 from tests.bench.gate_answers import fill, holdout_of
 from tests.logs import migrated
 
-_FEWEST = 80  # test rows, however long their answers are
+_FEWEST = 80  # rows, however long their answers are
 
 Say = Callable[[str], None]
 
@@ -39,7 +40,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one student may cost: `test` rows are answered at most, `characters` bound them where answers are long."""
+    """What one student may cost.
+
+    A language model answers at most `test` later rows; `characters` bound them and its holdout where answers are long.
+    """
 
     options: DistillerSettings
     test: int
@@ -58,6 +62,8 @@ def student(
     home = folder / f"{name}-{kind}-{len(list(folder.iterdir()))}"
     home.mkdir()
     options = replace(limits.options, students=(kind,))
+    if any(one.of_base for one in KINDS if one.name == kind):
+        options = replace(options, holdout=_few(earlier, options.holdout, limits))
     settings = Settings(home=str(home), distiller=options)
     log = migrated(home)
     started = time.monotonic()
@@ -72,7 +78,7 @@ def student(
         log.close()
     trained = time.monotonic() - started
     card = done.bundle.manifest["card"]
-    asked = _fewer(later, limits) if done.holdout.base_rows else later  # as language models are slower
+    asked = later[: _few(later, limits.test, limits)] if done.holdout.base_rows else later
     said = _answers(done.bundle.path, card, asked, options.threads or 2)
     say(f"{name}, {kind}: {done.trained_rows} rows in {trained:.0f} s, {len(asked)} answers")
     return {
@@ -95,9 +101,9 @@ def _line(line: Line, said: Generated) -> dict[str, Any]:
     return {"teacher": line.row.answer, "gold": line.gold, "meta": dict(line.meta), **asdict(said)}
 
 
-def _fewer(lines: Sequence[Line], limits: Limits) -> Sequence[Line]:
+def _few(lines: Sequence[Line], most: int, limits: Limits) -> int:
     characters = sum(len(line.row.answer or "") for line in lines) / len(lines)
-    return lines[: min(limits.test, max(_FEWEST, int(limits.characters / max(characters, 1))))]
+    return min(most, max(_FEWEST, int(limits.characters / max(characters, 1))))
 
 
 def _lines(path: Path) -> list[Line]:

@@ -6,7 +6,6 @@ Everything is on later rows. A threshold is proposed on the holdout alone, befor
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -45,14 +44,6 @@ def verdicts(answers: Answers, rows: Sequence[Answers], against: str) -> NDArray
 def teachers(answers: Answers, rows: Sequence[Answers]) -> NDArray[np.float64]:
     """Scores of the teacher's answers against gold, shape (rows,)."""
     return verdicts(answers, [{**row, "text": row["teacher"], "finished": True} for row in rows], "gold")
-
-
-def paired(one: NDArray[np.float64], other: NDArray[np.float64], seed: int) -> tuple[float, float, float]:
-    """The mean difference of paired scores and its 95 % interval: percentile bootstrap over rows (Efron 1979)."""
-    difference = one - other
-    draws = np.random.default_rng(seed).integers(0, difference.size, (_DRAWS, difference.size))
-    low, high = np.quantile(difference[draws].mean(axis=1), (0.025, 0.975))
-    return float(difference.mean()), float(low), float(high)
 
 
 def retention(answers: Answers, seed: int) -> tuple[float, float]:
@@ -110,32 +101,6 @@ def _certified(one: Judged) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def languages(together: Answers, apart: Sequence[Answers], seed: int) -> str:
-    """Markdown: one student of all languages beside one of each, on the same rows."""
-    lines = [
-        "| language (rows) | one student of all | a student of its own | difference (95 %) |", "|---|--:|--:|---|",
-    ]  # fmt: skip
-    both: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-    for own in apart:
-        if "why" in own:
-            lines.append(f"| {own['set']} | | none: {own['why']} | |")
-            continue
-        mine = [row["meta"]["lang"] == own["set"].rpartition("-")[2] for row in together["test"]]
-        shared = verdicts(together, list(compress(together["test"], mine)), "teacher")
-        single = verdicts(own, own["test"], "teacher")
-        both.append((shared, single))
-        lines.append(_compared(f"{own['set']} ({shared.size})", shared, single, seed))
-    if both:
-        sides = [np.concatenate(side) for side in zip(*both, strict=True)]
-        lines.append(_compared(f"all ({sides[0].size})", sides[0], sides[1], seed))
-    return "\n".join(lines)
-
-
-def _compared(name: str, one: NDArray[np.float64], other: NDArray[np.float64], seed: int) -> str:
-    mean, low, high = paired(one, other, seed)
-    return f"| {name} | {one.mean():.3f} | {other.mean():.3f} | {mean:+.3f} ({low:+.3f}..{high:+.3f}) |"
 
 
 _HEAD = (

@@ -10,8 +10,8 @@ from distiller.ab import Compared, compare
 from tests.bench.distill_table import verdicts
 
 JOINT, OWN, SKEWED, BALANCED, FERTILITY = "joint", "own", "skewed", "balanced", "fertility"
-KEPT = 0.95  # of its teacher's score: the bar for each language
-BEHIND = 0.02  # and what a joint student may be below one of its own
+KEPT = 0.95  # of its teacher's score: what each language should keep
+BEHIND = 0.02  # of the score: what a joint student may lie below one of its own
 
 Answers = Mapping[str, Any]
 

@@ -30,8 +30,8 @@ from distiller.settings import Settings
 from distiller.signature import sign
 from distiller.snapshots import changes
 from distiller.tries import Tried, Try, best
-from proxy.deployments import connect
 from proxy.log import Log
+from proxy.teachers import connect_teachers
 from router.calibration import Calibration
 from router.coverage import Plan, Threshold
 from router.evaluators import JUDGE
@@ -97,7 +97,7 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
     started = time.perf_counter()
     data = dataset(log, task, settings)
     if settings.distiller.rationale_budget:
-        connect(settings.teacher)  # Nor to learn that there is no key to ask with.
+        connect_teachers(settings.teacher)  # Nor to learn that there is no key to ask with.
     with scoring(log, settings, task, data.evaluator, data.declared) as score:
         score([answered(data.train[-1], data.train[-1].answer)])  # Nobody trains for an hour to learn that it raises.
         plan = _plan(log, task, settings)

@@ -15,13 +15,13 @@ from distiller.explained import reasoning_keys, whys
 from distiller.rationales import Asked, Asking, Wish, kept
 from distiller.settings import Settings
 from proxy.costs import Sizes
-from proxy.deployments import connect
 from proxy.errors import BadInput
 from proxy.log import Log
 from proxy.migrations import migrate
 from proxy.names import load_people, require_names
 from proxy.redact import Redactor
-from proxy.translate import close_litellm, translating
+from proxy.teachers import connect_teachers
+from proxy.translate import close_litellm
 from router.prices import cost, model_sizes, price_map
 
 OnProgress = Callable[[str, int, int], None]
@@ -85,11 +85,11 @@ async def _ask(
         return Asked(0, 0)
     redactor = _redactor(settings)
     async with AsyncExitStack() as stack:
-        direct = connect(settings.teacher)
+        teachers = connect_teachers(settings.teacher)
         stack.push_async_callback(close_litellm)
-        stack.callback(direct.close)
+        stack.callback(teachers.close)
         asking = Asking(
-            log, data.task, translating(direct, settings.teacher), partial(cost, price_map(settings.money.prices)),
+            log, data.task, teachers, partial(cost, price_map(settings.money.prices)),
             model_sizes(Sizes(settings.proxy.context_tokens, settings.proxy.answer_tokens)), redactor,
         )  # fmt: skip
         return await asking.run(data.train, wish, stop, lambda i, n: on_progress("rationales", i, n))

@@ -28,7 +28,7 @@ from proxy.limits import NANO
 from proxy.log import Log
 from proxy.messages import prompt_to_pay
 from proxy.redact import Redactor
-from proxy.relay import Upstream
+from proxy.teachers import Teachers
 
 WORDS, LONGEST = 60, 120  # of a rationale; the latter in tokens
 QUESTION = (
@@ -83,12 +83,16 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question to the teacher about one exchange: the body to send, and the most it can cost, None: unpriced."""
+    """One question to an exchange's teacher: the body to send, and the most it can cost, None: unpriced.
+
+    `teacher` names who answered it, None the usual one.
+    """
 
     exchange: str
     model: str
     body: bytes
     nano: int | None
+    teacher: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +168,19 @@ def question(row: Recorded, price: Price, sizes_of: SizesOf) -> Question:
     model = str(row.request.get("model"))
     body = json.dumps({"model": model, "messages": [*row.messages, *turns], "temperature": 0, length: LONGEST}).encode()
     if price(model, 1, 0, 1) is None:
-        return Question(row.exchange_id, model, body, None)
-    return Question(row.exchange_id, model, body, bound_of(CHAT, fields_of(body), len(body), price, sizes_of).need.nano)
+        return Question(row.exchange_id, model, body, None, row.teacher)
+    most = bound_of(CHAT, fields_of(body), len(body), price, sizes_of).need.nano
+    return Question(row.exchange_id, model, body, most, row.teacher)
 
 
 class Asking:
     """One run over one task; `ask` sends a question, `redactor` sees each rationale before it is kept."""
 
     def __init__(
-        self, log: Log, task: str, teacher: Upstream, price: Price, sizes_of: SizesOf, redactor: Redactor
+        self, log: Log, task: str, teachers: Teachers, price: Price, sizes_of: SizesOf, redactor: Redactor
     ) -> None:
         """Nothing is asked yet."""
-        self._log, self._task, self._teacher, self._redactor = log, task, teacher, redactor
+        self._log, self._task, self._teachers, self._redactor = log, task, teachers, redactor
         self._price, self._sizes_of = price, sizes_of
 
     async def run(
@@ -216,7 +221,7 @@ class Asking:
             done.ended = "stopped"
 
     def _due(self, rows: Sequence[Recorded], wish: Wish) -> tuple[list[Question], int]:
-        wanted = chosen(rows, wish.share)
+        wanted = [row for row in chosen(rows, wish.share) if self._teachers.of(row.teacher) is not None]
         known = {name for (name,) in self._log.query(_KNOWN, [[row.exchange_id for row in wanted]])}
         due = [question(row, self._price, self._sizes_of) for row in wanted if row.exchange_id not in known]
         unpriced = next((one.model for one in due if one.nano is None), None)
@@ -267,10 +272,12 @@ class Asking:
 
     async def _told(self, one: Question) -> Told:
         bound = None if one.nano is None else one.nano / NANO
+        teacher = self._teachers.of(one.teacher)
+        assert teacher is not None  # Of others nothing is due.
         limit = asyncio.timeout(PATIENCE)
         try:
             async with limit:
-                response = await self._teacher.forward("POST", CHAT, _HEADERS, one.body)
+                response = await teacher.forward("POST", CHAT, _HEADERS, one.body)
                 text = b"".join([piece async for piece in response.pieces()])
                 response.close()
         except OSError as error:

@@ -25,13 +25,12 @@ from distiller.engines import Engines
 from distiller.settings import Settings
 from distiller.upkeep import keep_backups, maintain_log, opened
 from proxy.admin import create_admin, serve_admin
-from proxy.deployments import connect
 from proxy.errors import BadInput, StillroomError
 from proxy.ingest import Ingest
 from proxy.log import Log
-from proxy.relay import Upstream
+from proxy.teachers import Teachers, connect_teachers
 from proxy.tokens import estimator
-from proxy.translate import close_litellm, translating
+from proxy.translate import close_litellm
 from proxy.vitals import Observed, Vitals
 from proxy.waiting import pause
 from router.controller import Controller, only_one
@@ -90,15 +89,14 @@ async def _work(settings: Settings, config: Path | None, seen: _Seen, stop: asyn
     seen.now = lambda: replace(service.seen, ingested=ingest.ingested, last_round=controller.last_round)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(close_litellm)  # the judge's, and the teacher's where it is translated
-        teacher: Upstream | None = None
+        teachers: Teachers | None = None
         if settings.teacher.key_env:  # Without a key of our own there is nobody to audit with.
-            direct = connect(settings.teacher)
-            stack.callback(direct.close)
-            teacher = translating(direct, settings.teacher)
+            teachers = connect_teachers(settings.teacher)
+            stack.callback(teachers.close)
         scheduler = service.schedule()
         scheduler.start()
         stack.callback(scheduler.shutdown, wait=False)
-        work = [controller.run(stop, teacher), service.serve(stop), keep_backups(log, settings, stop)]
+        work = [controller.run(stop, teachers), service.serve(stop), keep_backups(log, settings, stop)]
         if settings.telemetry.spans:
             work.append(_tracing(log, settings).run(stop))
         await asyncio.gather(*work)

@@ -43,15 +43,25 @@ def terms_of(rows: Iterable[Recorded], teacher: TeacherSettings, acknowledged: S
 
 
 def providers(row: Recorded, teacher: TeacherSettings) -> tuple[str, ...]:
-    """Whose terms are about this row: none where it is nobody else's; all hosts it may have come from where unknown."""
+    """Whose terms are about this row: none where it is nobody else's; all hosts it may have come from where unknown.
+
+    Of a named teacher that is not declared any more the host is not known: its name then stands for the provider.
+    """
     asked = str(row.request.get("model") or "")
-    if any(asked.startswith(prefix) for prefix in teacher.translate):
+    if row.teacher is None and any(asked.startswith(prefix) for prefix in teacher.translate):
         return (asked.partition("/")[0],)
     name = (row.model or asked).lower().removeprefix("ft:").rpartition("/")[2]
     for family, provider in _FAMILIES:
         if family.match(name):
             return (provider,)
-    hosts = [urlsplit(url).hostname or "" for url in (teacher.url, *(each.url for each in teacher.deployments))]
+    if row.teacher is not None and row.teacher not in teacher.named:
+        return (row.teacher,)
+    urls = (
+        [teacher.url, *(each.url for each in teacher.deployments)]
+        if row.teacher is None
+        else [teacher.named[row.teacher].url]
+    )
+    hosts = [urlsplit(url).hostname or "" for url in urls]
     return tuple(dict.fromkeys(_provider(host) for host in hosts if not _own(host)))
 
 

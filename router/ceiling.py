@@ -15,6 +15,7 @@ from proxy.derive import CHAT, Derived, derive
 from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.sunset import GONE, is_gone
+from proxy.teachers import Teachers
 from router.registry import Candidate
 
 _DRAWN = """
@@ -34,12 +35,16 @@ GROUP BY v.exchange
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """Whom to ask again, on which share of the exchanges."""
+    """Whom to ask again, each exchange's own teacher, on which share of the exchanges."""
 
-    teacher: Upstream
+    teachers: Teachers
     share: float
     ended: Collection[str] = ()
-    """Models that nobody answers for any more: their yardsticks are those there are."""
+    """The usual teacher's models that nobody answers for any more: their yardsticks are those there are."""
+
+    def of(self, teacher: str | None, model: object) -> Upstream | None:
+        """Whom to ask about an exchange of this teacher and model; None where there is nobody."""
+        return None if teacher is None and model in self.ended else self.teachers.of(teacher)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ import duckdb
 from proxy.errors import BadInput, StillroomError, Unavailable
 from proxy.ingest import Ingest
 from proxy.log import Log
-from proxy.relay import Upstream
 from proxy.settings import SunsetSettings
+from proxy.teachers import Teachers
 from proxy.waiting import pause
 from router.ceiling import Ceiling
 from router.certificate import Sign
@@ -52,10 +52,10 @@ Served = Callable[[], Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class _Reach:
-    """Who can be asked in one round: by `session` the candidates, the `teacher` if any, but for models that ended."""
+    """Who can be asked in one round: by `session` the candidates, the `teachers` if any, but for models that ended."""
 
     session: aiohttp.ClientSession
-    teacher: Upstream | None
+    teachers: Teachers | None
     ended: Collection[str]
 
 
@@ -83,28 +83,28 @@ class Controller:
         self._looked_for_changes = -CHANGES_SECONDS
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
 
-    async def run(self, stop: asyncio.Event, teacher: Upstream | None) -> None:
-        """Loop; `teacher` answers audits and yardsticks, None where Stillroom has no key of its own."""
+    async def run(self, stop: asyncio.Event, teachers: Teachers | None) -> None:
+        """Loop; `teachers` answer audits and yardsticks, None where Stillroom has no key of its own."""
         publishing = asyncio.create_task(self._publish_changes(stop))
         async with aiohttp.ClientSession() as session:
             while not stop.is_set():
-                busy = await _unless(stop, self._survived_round(session, teacher))
+                busy = await _unless(stop, self._survived_round(session, teachers))
                 await pause(stop, BREATH_SECONDS if busy else self._settings.poll_seconds)
         await publishing
         with _survived("last ingest"):
             self._ingest.run()
 
-    async def _survived_round(self, session: aiohttp.ClientSession, teacher: Upstream | None) -> bool:
+    async def _survived_round(self, session: aiohttp.ClientSession, teachers: Teachers | None) -> bool:
         with _survived("round"):
-            busy = await self.round(session, teacher)
+            busy = await self.round(session, teachers)
             self.last_round = time.time()
             return busy
         return False
 
-    async def round(self, session: aiohttp.ClientSession, teacher: Upstream | None) -> bool:
+    async def round(self, session: aiohttp.ClientSession, teachers: Teachers | None) -> bool:
         """One pass over everything; True when there is more to compare at once."""
         self._ingest.run()
-        served, reach = self._served(), _Reach(session, teacher, self._ended.now())
+        served, reach = self._served(), _Reach(session, teachers, self._ended.now())
         self._news.refresh()
         busy = False
         if self._rivals.look():
@@ -140,19 +140,19 @@ class Controller:
         return more
 
     async def _compare(self, reach: _Reach, candidate: Candidate, url: str) -> bool:
-        session, teacher, ended = reach.session, reach.teacher, reach.ended
+        session, teachers, ended = reach.session, reach.teachers, reach.ended
         asked, at_once = route(candidate, self._settings, url), self._settings.shadow_concurrency
         judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
         ceiling = None
-        if teacher is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
-            ceiling = Ceiling(teacher, self._settings.ceiling_share, ended)
+        if teachers is not None and candidate.stage == SHADOW:  # The proof is paired; what comes later is not.
+            ceiling = Ceiling(teachers, self._settings.ceiling_share, ended)
         done = 0
         if not settled(self._log, candidate, self._settings.slice_floor):
             done += await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
         if candidate.stage != SHADOW:
             share = audit_share(self._log, candidate, self._settings.audit_share)
-            if teacher is not None:
-                done += await audit(self._log, teacher, candidate, share, BATCH, judge, ended)
+            if teachers is not None:
+                done += await audit(self._log, teachers, candidate, share, BATCH, judge, ended)
             if ended:
                 done += await golden(self._log, session, candidate, asked, ended, share, BATCH, at_once, judge)
         return done + score_gold(self._log, candidate) > 0

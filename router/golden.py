@@ -56,7 +56,7 @@ ORDER BY l.last NULLS FIRST, hash('golden' || g.id), g.id LIMIT $limit
 _DUE = """
 SELECT (SELECT count(*) FROM exchanges e
         WHERE path = '/v1/chat/completions' AND served_by = $candidate AND status = 200
-          AND list_contains(CAST($ended AS VARCHAR[]), model) AND ts > now() - INTERVAL 1 DAY
+          AND list_contains(CAST($ended AS VARCHAR[]), model) AND teacher IS NULL AND ts > now() - INTERVAL 1 DAY
           AND hash(id) / 18446744073709551615 < $share
           AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id))
      - (SELECT count(*) FROM verdicts

@@ -20,6 +20,7 @@ from proxy.errors import BadInput
 from proxy.log import Log
 from proxy.relay import Upstream
 from proxy.sunset import GONE, SUCCESSOR
+from proxy.teachers import Teachers
 from router.candidates import UNAVAILABLE, Reply, ask, check, teacher_only
 from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer
 from router.evaluators import JUDGE
@@ -53,7 +54,8 @@ FROM exchanges e
 WHERE path = '/v1/chat/completions' AND served_by = ? AND task IS NOT NULL AND request_encoding = 'utf-8'
   AND NOT partial AND (answer IS NOT NULL OR tool_calls IS NOT NULL) AND hash(id) / 18446744073709551615 < ?
   AND NOT EXISTS (SELECT 1 FROM verdicts v WHERE v.exchange = e.id)
-  AND NOT list_contains(CAST(? AS VARCHAR[]), coalesce(model, ''))
+  AND CASE WHEN teacher IS NULL THEN NOT list_contains(CAST(? AS VARCHAR[]), coalesce(model, ''))
+      ELSE list_contains(CAST(? AS VARCHAR[]), teacher) END
 """
 # The few are found by their ids first: the texts of all that wait would be read to sort them.
 _FEW = "FROM exchanges WHERE id IN (SELECT id {which} ORDER BY id LIMIT {limit:d}) ORDER BY id"
@@ -84,7 +86,7 @@ async def shadow(
         return 0
     kind, which = ("shadow", "") if candidate.stage == SHADOW else ("holdback", _HELD_BACK)
     few = _FEW.format(which=f"{_UNSHADOWED} {which}", limit=limit)
-    rows = log.query(f"SELECT id, request, answer {few}", _places(candidate))
+    rows = log.query(f"SELECT id, request, answer, teacher {few}", _places(candidate))
     again = drawn(log, [row[0] for row in rows], ceiling.share) if ceiling else set()
     known = measured(log, list(again), candidate)
     patient = replace(route, timeout=max(route.timeout, 120.0))  # Nobody waits for a shadow; a queue is no failure.
@@ -122,8 +124,8 @@ class _Shadowing:
     """Exchanges that are drawn for a yardstick; `known` are those that were measured before."""
     known: Mapping[str, Yardstick]
 
-    async def verdict(self, exchange: str, request: str, answer: str) -> Verdict | None:
-        """Of one exchange; None where it has to be compared later."""
+    async def verdict(self, exchange: str, request: str, answer: str, asked_of: str | None) -> Verdict | None:
+        """Of one exchange, whose answer is of the teacher `asked_of`; None where it has to be compared later."""
         body, teacher = json.loads(request), Said(answer)
         if reason := teacher_only(body):
             return Verdict(exchange, self.kind, 0.0, None, False, None, 0.0, reason)
@@ -142,7 +144,8 @@ class _Shadowing:
         verdict = await scored(self.score, asked, body, teacher, self.costs)
         if verdict is None or not (self.ceiling and verdict.covered and exchange in self.again):
             return verdict
-        measure = await self._yardstick(self.ceiling, exchange, request, body, teacher)
+        again = self.ceiling.of(asked_of, body.get("model"))
+        measure = await self._yardstick(again, exchange, request, body, teacher)
         return replace(verdict, yardstick=measure.agreement, yardstick_answer=measure.answer) if measure else verdict
 
     def _share(self, asked: Verdict) -> float:
@@ -151,14 +154,14 @@ class _Shadowing:
         return ALL if certain else share_of(self.candidate, asked.confidence)
 
     async def _yardstick(
-        self, ceiling: Ceiling, exchange: str, request: str, body: Mapping[str, Any], teacher: Said
+        self, again: Upstream | None, exchange: str, request: str, body: Mapping[str, Any], teacher: Said
     ) -> Yardstick | None:
         if exchange in self.known:
             return self.known[exchange]
-        if body.get("model") in ceiling.ended:
+        if again is None:
             return None
         async with self.gate:
-            return await _again(ceiling.teacher, self.score, exchange, request, body, teacher, self.costs)
+            return await _again(again, self.score, exchange, request, body, teacher, self.costs)
 
 
 def kept(log: Log, candidate: Candidate, outcomes: Sequence[object], costs: Costs, judge: Judge | None) -> int:
@@ -182,16 +185,17 @@ def _places(candidate: Candidate) -> dict[str, str]:
 
 async def audit(
     log: Log,
-    teacher: Upstream,
+    teachers: Teachers,
     candidate: Candidate,
     share: float,
     limit: int,
     judge: Judge | None = None,
     ended: Collection[str] = (),
 ) -> int:
-    """Ask the teacher what the candidate already answered, on a share of exchanges chosen by their id.
+    """Ask each exchange's teacher what the candidate already answered, on a share chosen by the exchanges' ids.
 
-    None for models that have `ended`: `router.golden` looks after those.
+    None for the usual teacher's models that have `ended`: `router.golden` looks after those. Nor of a teacher that is
+    not declared any more.
 
     Where the operator's evaluator fails, or the judge is not there just then, the teacher was paid in vain: recorded as
     no verdict, with the error; of a judge's the rest is left for later.
@@ -200,8 +204,11 @@ async def audit(
     if score is None:
         return 0
     verdicts: list[Verdict] = []
-    due = f"SELECT id, request, answer, tool_calls {_FEW.format(which=_UNAUDITED, limit=limit)}"
-    for exchange, request, answer, calls in log.query(due, [candidate.id, share, list(ended)]):
+    due = f"SELECT id, request, answer, tool_calls, teacher {_FEW.format(which=_UNAUDITED, limit=limit)}"
+    among = [candidate.id, share, list(ended), list(teachers.named)]
+    for exchange, request, answer, calls, name in log.query(due, among):
+        teacher = teachers.of(name)
+        assert teacher is not None  # The query asks for those there are.
         started = time.perf_counter()
         status, wanted = await teacher_answer(teacher, request)
         elapsed = (time.perf_counter() - started) * 1000

@@ -1,4 +1,4 @@
-"""Owns whether a teacher's model has ended: by the day that was set for it, or by what the log says of it.
+"""Owns whether a model of the usual teacher has ended: by the day that was set for it, or by what the log says of it.
 
 A model that answered before and then said MISSED times in a row that it does not exist has ended, until it answers
 again. Clients' exchanges tell, and audits: where a candidate answers everything, nobody else asks the teacher. Must not
@@ -25,18 +25,19 @@ _MISSED = f"""
 WITH gone AS (
   SELECT id, ts, id AS exchange, model FROM exchanges
   WHERE served_by = 'teacher' AND status = 404 AND model IS NOT NULL AND contains(response, '{NO_MODEL}')
+    AND teacher IS NULL
   UNION ALL
   SELECT id, ts, id, regexp_extract(reason, '{MISSING}([^;]+);', 1) FROM exchanges
   WHERE starts_with(reason, '{SUCCESSOR}') AND contains(reason, '{MISSING}')
   UNION ALL
   SELECT v.id, v.ts, e.id, e.model FROM verdicts v JOIN exchanges e ON e.id = v.exchange
-  WHERE v.kind = 'audit' AND v.error = 'the teacher answered {GONE}' AND e.model IS NOT NULL
+  WHERE v.kind = 'audit' AND v.error = 'the teacher answered {GONE}' AND e.model IS NOT NULL AND e.teacher IS NULL
 ), answered AS (
   SELECT CASE WHEN served_by = 'teacher' THEN id END AS id, model FROM exchanges
-  WHERE status = 200 AND model IN (SELECT model FROM gone)
+  WHERE status = 200 AND model IN (SELECT model FROM gone) AND teacher IS NULL
   UNION ALL
   SELECT v.id, e.model FROM verdicts v JOIN exchanges e ON e.id = v.exchange
-  WHERE v.kind = 'audit' AND v.error IS NULL
+  WHERE v.kind = 'audit' AND v.error IS NULL AND e.teacher IS NULL
 ), latest AS (
   SELECT model, max(id) AS id FROM answered GROUP BY model
 )

@@ -112,7 +112,7 @@ def test_a_log_from_before_there_were_rationales_is_brought_up_to_date(
 ) -> None:
     monkeypatch.setenv("TUTOR_KEY", "sk-ours")
     log.query("DROP TABLE rationales")
-    log.query("DELETE FROM migrations WHERE number = (SELECT max(number) FROM migrations)")
+    log.query("DELETE FROM migrations WHERE number >= 7")
     assert asked(log, Tutor()).asked.kept > 0
 
 

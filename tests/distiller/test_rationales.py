@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from proxy.patterns import Redaction
 from proxy.redact import Redactor
-from proxy.settings import TeacherSettings
+from proxy.settings import NamedTeacherSettings, TeacherSettings
+from proxy.teachers import Teachers, connect_teachers
 from proxy.upstream import Teacher
 from router.ledger import report
 from router.prices import cost
@@ -79,7 +81,7 @@ def ask(
 
         redactor = Redactor(Redaction(emails=True))
         try:
-            return await Asking(log, TASK, teacher, price, sizes, redactor).run(rows, wish, event, seen)
+            return await Asking(log, TASK, Teachers(teacher), price, sizes, redactor).run(rows, wish, event, seen)
         finally:
             teacher.close()
 
@@ -188,12 +190,34 @@ def test_a_stop_keeps_what_was_under_way_and_the_next_run_goes_on(log: Log) -> N
     assert len(tutor.asked) == 12
 
 
+def test_why_is_asked_of_the_teacher_that_answered_and_of_nobody_else(log: Log) -> None:
+    rows = [
+        replace(one, teacher=name)
+        for one, name in zip(recorded(log, 6), [None, "german", "gone"] * 2, strict=True)
+    ]  # fmt: skip
+    usual, german = Tutor(), Tutor()
+
+    async def run(first: str, second: str) -> Asked:
+        teachers = connect_teachers(TeacherSettings(url=first, named={"german": NamedTeacherSettings(second)}))
+        asking = Asking(log, TASK, teachers, PRICE, sizes, Redactor(Redaction()))
+        try:
+            return await asking.run(rows, Wish(100.0, 1.0), asyncio.Event(), lambda *_: None)
+        finally:
+            teachers.close()
+
+    with serving(usual.app()) as first, serving(german.app()) as second:
+        done = asyncio.run(run(first, second))
+    assert (done.wanted, done.kept, len(usual.asked), len(german.asked)) == (4, 4, 2, 2)
+    told = {one.exchange_id for one in rows if one.teacher != "gone"}
+    assert set(kept(log, [one.exchange_id for one in rows])) == told
+
+
 def test_questions_nobody_waits_for_any_more_are_charged_at_their_bound(log: Log) -> None:
     rows, tutor = recorded(log, 9), Tutor(delay=60.0)
 
     async def run(url: str) -> None:
         teacher = Teacher(TeacherSettings(url=url))
-        asking = Asking(log, TASK, teacher, PRICE, sizes, Redactor(Redaction()))
+        asking = Asking(log, TASK, Teachers(teacher), PRICE, sizes, Redactor(Redaction()))
         running = asyncio.ensure_future(asking.run(rows, Wish(100.0, 1.0), asyncio.Event(), lambda *_: None))
         while len(tutor.asked) < AT_ONCE:
             await asyncio.sleep(0.01)

@@ -33,6 +33,20 @@ def test_two_teachers_side_by_side_are_no_change_and_what_was_not_answered_tells
     assert changes(snapshots([rows[0], answer(4, "a", "a-2", partial=True)])) == []
 
 
+def test_the_same_name_at_another_teacher_is_another_model() -> None:
+    usual = [answer(number, "a", "a-1") for number in (0, 2)]
+    rows = [*usual, *(answer(number, "a", "x", teacher="t") for number in (1, 3))]
+    found = snapshots(rows)
+    assert [(one.teacher, one.model, one.rows, one.current) for one in found] == [
+        (None, "a-1", 2, True),
+        ("t", "x", 2, True),
+    ]
+    later = [*rows, answer(4, "a", "x-2", teacher="t")]
+    (change,) = changes(snapshots(later))
+    assert change.startswith("the teacher t changed: x gave 2 of the answers to a")
+    assert [outdated(one, snapshots(later)) for one in later] == [False, False, True, True, False]
+
+
 @given(st.lists(st.tuples(st.sampled_from("ab"), MODELS), max_size=30))
 def test_every_name_has_one_current_snapshot_the_one_of_its_latest_answer(asked: list[tuple[str, str]]) -> None:
     rows = [answer(number, *one) for number, one in enumerate(asked)]

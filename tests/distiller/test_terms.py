@@ -2,7 +2,7 @@ import pytest
 
 from distiller.terms import Terms, check, providers, terms_of
 from proxy.errors import Refused
-from proxy.settings import DeploymentSettings, TeacherSettings
+from proxy.settings import DeploymentSettings, NamedTeacherSettings, TeacherSettings
 from tests.distiller.test_curate import row
 
 OPENAI = TeacherSettings()
@@ -34,6 +34,24 @@ OWN = TeacherSettings(url="http://127.0.0.1:9000")
 )  # fmt: skip
 def test_whose_terms_a_row_is_under(asked: str, answered: str, teacher: TeacherSettings, wanted: tuple[str]) -> None:
     assert providers(row(0, request={"model": asked}, model=answered), teacher) == wanted
+
+
+@pytest.mark.parametrize(
+    ("teacher", "asked", "wanted"),
+    [
+        ("german", "mistral", ("api.example.com",)),
+        ("german", "gpt-4o", ("openai",)),
+        ("near", "mistral", ()),
+        ("gone", "mistral", ("gone",)),
+        (None, "mistral", ("openai",)),
+        ("german", "bedrock/mistral", ("api.example.com",)),
+    ],
+)
+def test_terms_go_by_the_teacher_that_was_asked(teacher: str | None, asked: str, wanted: tuple[str]) -> None:
+    near = NamedTeacherSettings("http://127.0.0.1:8000")
+    named = {"german": NamedTeacherSettings("https://api.example.com"), "near": near}
+    settings = TeacherSettings(named=named, translate=("bedrock/",))
+    assert providers(row(0, request={"model": asked}, teacher=teacher), settings) == wanted
 
 
 def test_what_nobody_acknowledged_is_refused_only_where_that_is_wanted() -> None:

@@ -35,7 +35,11 @@ Refusal = Callable[[dict[str, Any]], int]
 
 
 # Without the names that matter: which of them change what is asked stands below.
-OTHERS = st.text().filter(lambda name: name not in ("n", "tools", "functions", "audio", "response_format"))
+MATTER = {
+    "n", "tools", "functions", "audio", "response_format", "logprobs", "top_logprobs", "modalities", "prediction",
+    "web_search_options",
+}  # fmt: skip
+OTHERS = st.text().filter(lambda name: name not in MATTER)
 
 
 @given(st.dictionaries(OTHERS, JSON, max_size=4), st.sampled_from(SPELLINGS), st.booleans())

@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import aiohttp
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse
 from proxy.log import Log
 from proxy.replay import create_replay
 from proxy.sunset import GONE
+from proxy.teachers import Teachers
 from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer
 from router.evidence import evidence
 from router.ledger import report
@@ -32,7 +34,7 @@ def replay() -> Iterator[str]:
 async def shadowed(log: Log, engine: Engine, teacher: str, candidate: Candidate, share: float) -> int:
     async with teacher_at(teacher) as again, aiohttp.ClientSession() as session:
         with serving(engine.app) as url:
-            return await shadow(log, session, candidate, route_to(url), 100, 2, Ceiling(again, share))
+            return await shadow(log, session, candidate, route_to(url), 100, 2, Ceiling(Teachers(again), share))
 
 
 def stored(log: Log, candidate: str = "student-1") -> dict[str, tuple[float | None, str | None]]:
@@ -110,9 +112,21 @@ async def test_a_model_that_has_ended_is_not_asked_again(log: Log, engine: Engin
     candidate = known(log)
     async with teacher_at(replay) as again, aiohttp.ClientSession() as session:
         with serving(engine.app) as url:
-            ceiling = Ceiling(again, 1.0, ["gpt-4o"])
+            ceiling = Ceiling(Teachers(again), 1.0, ["gpt-4o"])
             assert await shadow(log, session, candidate, route_to(url), 100, 2, ceiling) == 2
     assert stored(log) == {ended: (None, None), other: (1.0, "billing")}
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_each_exchanges_own_teacher_is_asked_again(log: Log, engine: Engine, replay: str) -> None:
+    (usual,), (german,) = insert(log, ["mine?"]), insert(log, ["mine?"], teacher="german")
+    (gone,) = insert(log, ["mine?"], teacher="gone")
+    candidate = known(log)
+    with serving(create_replay([replace(RECORDED[0], answer="shipping")])) as other, serving(engine.app) as url:
+        async with teacher_at(replay) as one, teacher_at(other) as two, aiohttp.ClientSession() as session:
+            ceiling = Ceiling(Teachers(one, {"german": two}), 1.0)
+            assert await shadow(log, session, candidate, route_to(url), 100, 2, ceiling) == 3
+    assert stored(log) == {usual: (1.0, "billing"), german: (0.0, "shipping"), gone: (None, None)}
 
 
 async def test_a_teacher_without_such_a_model_is_told_from_one_without_such_an_address() -> None:

@@ -20,8 +20,8 @@ from proxy.redact import Redactor
 from proxy.replay import create_replay
 from proxy.settings import TeacherSettings
 from proxy.spool import SpoolWriter
+from proxy.teachers import Teachers, connect_teachers
 from proxy.traffic_file import Row
-from proxy.upstream import Teacher
 from router.controller import Controller, only_one
 from router.judge import Judge, Message, Spoken
 from router.judging import judges_of
@@ -51,7 +51,7 @@ class Loop:
     policy: Path
     engine: Engine
     served: dict[str, str]
-    teacher: Teacher
+    teacher: Teachers
     session: aiohttp.ClientSession
 
     async def until_idle(self) -> list[Policy]:
@@ -100,7 +100,7 @@ async def looping(log: Log, ingest: Ingest, engine: Engine, replay: str, home: P
         url = stack.enter_context(serving(engine.app)).removesuffix("/v1")
         served = {"student-1": url, "student-2": url}
         controller = Controller(log, ingest, SETTINGS, home / "policy.json", lambda: served)
-        teacher = Teacher(TeacherSettings(url=replay))
+        teacher = connect_teachers(TeacherSettings(url=replay))
         async with aiohttp.ClientSession() as session:
             yield Loop(controller, log, home / "spool", home / "policy.json", engine, served, teacher, session)
         teacher.close()

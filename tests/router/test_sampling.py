@@ -13,6 +13,7 @@ from proxy.errors import BadInput
 from proxy.ids import ulid
 from proxy.log import Log
 from proxy.replay import create_replay
+from proxy.teachers import Teachers
 from router.ceiling import Ceiling
 from router.certificate import certificate
 from router.evaluators import JUDGE
@@ -123,7 +124,7 @@ async def test_who_is_unsure_and_what_has_a_yardstick_is_judged_for_certain(log:
     with serving(create_replay(RECORDED)) as replay:
         async with teacher_at(replay) as teacher:
             engine.say = lambda text: ("No idea.", SURE)
-            assert await shadowed(log, engine, sure, Ceiling(teacher, 1.0)) == 20
+            assert await shadowed(log, engine, sure, Ceiling(Teachers(teacher), 1.0)) == 20
     engine.say = lambda text: ("No idea.", 0.9)
     await shadowed(log, engine, known(log, "student-2", evaluator=JUDGE, card=CARD))
     assert log.query("SELECT count(verdict), count(share) FROM verdicts GROUP BY candidate") == [(20, 0), (20, 0)]

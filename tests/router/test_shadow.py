@@ -13,6 +13,7 @@ from proxy.errors import BadInput, Unavailable
 from proxy.log import Log
 from proxy.replay import create_replay
 from proxy.settings import TeacherSettings
+from proxy.teachers import Teachers
 from proxy.traffic_file import Row
 from proxy.upstream import Teacher
 from router import evidence, similarity
@@ -193,7 +194,7 @@ async def teacher_at(url: str) -> AsyncIterator[Teacher]:
 
 async def audited(log: Log, url: str, candidate: Candidate, share: float = 1.0) -> int:
     async with teacher_at(url) as teacher:
-        return await audit(log, teacher, candidate, share, 100)
+        return await audit(log, Teachers(teacher), candidate, share, 100)
 
 
 @pytest.mark.usefixtures("ingest")
@@ -211,6 +212,27 @@ async def test_an_audit_asks_the_teacher_what_the_candidate_answered(log: Log, r
         wrong: (0.0, True, None, "shipping", None, "audit"),
     }
     assert await audited(log, replay, candidate) == 0
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_an_audit_asks_the_teacher_of_that_exchange(log: Log, replay: str) -> None:
+    candidate = known(log)
+    german = [Row(tuple(chat("mine?")), "shipping", None, "german-large", None)]
+    request = json.dumps({"model": "german-large", "messages": chat("mine?")})
+    (usual,) = insert(log, ["mine?"], served_by=candidate.id)
+    named = {"served_by": candidate.id, "model": "german-large", "request": request}
+    (other,) = insert(log, ["mine?"], teacher="german", **named)
+    insert(log, ["mine?"], teacher="gone", **named)  # Nobody is there to ask.
+    with serving(create_replay(german)) as url:
+        async with teacher_at(replay) as one, teacher_at(url) as two:
+            teachers = Teachers(one, {"german": two})
+            ended = ["german-large"]  # Of the usual teacher, which sunsets are about.
+            assert await audit(log, teachers, candidate, 1.0, 100, ended=ended) == 2
+    assert {key: row[3] for key, row in verdicts(log).items()} == {usual: "billing", other: "shipping"}
+    assert log.query("SELECT exchange, model FROM spend WHERE kind = 'audit' ORDER BY exchange") == [
+        (usual, "gpt-4o"),
+        (other, "german-large"),
+    ]
 
 
 @pytest.mark.usefixtures("ingest")
@@ -391,7 +413,7 @@ async def test_a_judge_decides_about_an_audit(
     insert(log, ["mine?"] * 2, served_by=candidate.id, answer="Billing")
     judge = judge_of(way)
     async with teacher_at(replay) as teacher:
-        audited = [await audit(log, teacher, candidate, 1.0, 10, judge) for _ in range(2)]
+        audited = [await audit(log, Teachers(teacher), candidate, 1.0, 10, judge) for _ in range(2)]
     assert audited == ([1, 0] if way == "gone" else [2, 0])  # A teacher's answer nobody judges is bought once only.
     assert {(row[0], row[1], row[4]) for row in verdicts(log).values()} == {verdict}
     kinds = dict(log.query("SELECT kind, sum(quantity) FROM spend GROUP BY kind"))

@@ -7,6 +7,7 @@ import pytest
 from proxy.log import Log
 from proxy.replay import create_replay
 from proxy.settings import SunsetSettings
+from proxy.teachers import Teachers
 from router.registry import LIVE, SHADOW
 from router.shadow import audit, waiting
 from router.sunset import Ended, Sunset, in_words, sunsets
@@ -62,6 +63,15 @@ def test_nothing_else_is_an_end(log: Log) -> None:
     missing(log, 9, response="<h1>Not Found</h1>")
     insert(log, ["?"] * 9, answer=None, status=500, response=GONE, ts=NOW)
     assert found(log) == []
+
+
+def test_a_named_teachers_models_are_its_own(log: Log) -> None:
+    answering(log, -5)
+    missing(log, 3, teacher="german")
+    assert found(log) == []
+    missing(log, 3, 1)
+    answering(log, 5, teacher="german")
+    assert [one.model for one in found(log)] == ["gpt-4o"]
 
 
 def test_another_models_answers_say_nothing_of_it(log: Log) -> None:
@@ -131,7 +141,7 @@ async def test_nothing_of_a_model_that_has_ended_is_audited(log: Log) -> None:
     (other,), (unnamed,) = (insert(log, ["mine?"], served_by=candidate.id, model=model) for model in ("gpt-5", None))
     with serving(create_replay(RECORDED)) as url:
         async with teacher_at(url) as teacher:
-            assert await audit(log, teacher, candidate, 1.0, 100, ended=["gpt-4o"]) == 2
+            assert await audit(log, Teachers(teacher), candidate, 1.0, 100, ended=["gpt-4o"]) == 2
     assert set(verdicts(log)) == {other, unnamed}
 
 

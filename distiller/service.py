@@ -184,7 +184,8 @@ def _tracing(log: Log, settings: Settings) -> "Tracing":
         from proxy.tracing import Tracing
     except ImportError:
         raise BadInput("telemetry.spans = true needs OpenTelemetry: pip install 'stillroom[otel]'") from None
-    return Tracing(log, settings.spans, settings.teacher.url)
+    named = {name: one.url for name, one in settings.teacher.named.items()}
+    return Tracing(log, settings.spans, settings.teacher.url, named)
 
 
 def due(log: Log, fewest: int, fewest_ever: int) -> list[str]:

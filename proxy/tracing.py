@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,6 +40,7 @@ LOOK_SECONDS = 1.0
 RETRY_SECONDS = 30.0
 TOGETHER = 8  # segments
 BATCH = 512  # spans in one request, as the SDK's own processor has it
+NO_OTHERS: Mapping[str, str] = MappingProxyType({})
 _OPERATIONS = {
     CHAT: "chat", RESPONSES: "chat", MESSAGES: "chat", COMPLETIONS: "text_completion", EMBEDDINGS: "embeddings",
 }  # fmt: skip
@@ -48,7 +50,7 @@ _ROWS = r"""
 SELECT id, ts, coalesce(latency_ms, 0), rtrim(path, '/'), left(task, 256), left(model, 256),
        nullif(regexp_extract(left(response, 65536), '"model"\s*:\s*"([^"\\]{1,256})"', 1), ''),
        served_by, status, partial, left(error, 256), left(finish_reason, 256), stream, first_byte_ms,
-       prompt_tokens, cached_tokens, completion_tokens, request_headers
+       prompt_tokens, cached_tokens, completion_tokens, request_headers, teacher, lang
 FROM exchanges
 WHERE segment BETWEEN $first AND $last AND list_contains($names, segment)
   AND list_contains($paths, rtrim(path, '/'))
@@ -79,14 +81,19 @@ class Row:
     cached_tokens: int | None
     completion_tokens: int | None
     headers: str | None
+    teacher: str | None
+    lang: str | None
 
 
 class Tracing:
     """One per log, on the controller's loop. Export starts with what is new when it first runs."""
 
-    def __init__(self, log: Log, cursor: Path, teacher: str) -> None:
-        """`cursor` is the file that remembers how far we are, `teacher` the URL that exchanges went to."""
-        self._log, self._cursor, self._teacher = log, cursor, teacher
+    def __init__(self, log: Log, cursor: Path, teacher: str, named: Mapping[str, str] = NO_OTHERS) -> None:
+        """`cursor` is the file that remembers how far we are, `teacher` the URL that exchanges went to.
+
+        `named` are the URLs of named teachers.
+        """
+        self._log, self._cursor, self._teacher, self._named = log, cursor, teacher, named
         self._made = _Maker()
         self.failing = False
 
@@ -121,7 +128,7 @@ class Tracing:
         if not found:
             return False
         rows, costs = self._rows([name for _, name in found])
-        spans = [span for row in rows for span in self._made.spans(row, costs.get(row.id), self._teacher)]
+        spans = [span for row in rows for span in self._made.spans(row, costs.get(row.id), self._url(row))]
         for start in range(0, len(spans), BATCH):
             if not await asyncio.to_thread(self._made.export, spans[start : start + BATCH]):
                 self._note("spans cannot be exported, trying again: check OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -137,6 +144,10 @@ class Tracing:
             "names": names, "first": min(names), "last": max(names), "paths": list(_OPERATIONS),
         })]  # fmt: skip
         return rows, dict(self._log.query(_COSTS, [rows[0].id, rows[-1].id]) if rows else ())
+
+    def _url(self, row: Row) -> str:
+        """Empty where it is not known any more."""
+        return self._teacher if row.teacher is None else self._named.get(row.teacher, "")
 
     def _done(self) -> int:
         """The last segment whose spans arrived; at the very start the log's last: the past is not exported."""
@@ -170,12 +181,14 @@ def attributes(row: Row, cost: float | None, teacher: str) -> dict[str, Any]:
         "gen_ai.usage.cache_read.input_tokens": row.cached_tokens,
         "gen_ai.usage.output_tokens": row.completion_tokens,
         "server.address": where.hostname if by_teacher else None,
-        "server.port": (where.port or {"http": 80}.get(where.scheme, 443)) if by_teacher else None,
+        "server.port": (where.port or {"http": 80}.get(where.scheme, 443)) if by_teacher and where.scheme else None,
         "http.response.status_code": row.status or None,
         "error.type": _error(row),
         "stillroom.exchange": row.id,
         "stillroom.task": row.task,
         "stillroom.served_by": row.served_by,
+        "stillroom.teacher": row.teacher,
+        "stillroom.lang": row.lang,
         "stillroom.cost_usd": cost,
     }
     return {name: value for name, value in found.items() if value is not None}

@@ -2,6 +2,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 
 from proxy.app import create_app
-from proxy.deciding import Decide, always_teacher
+from proxy.deciding import Answer, Asked, CandidateFailed, Decide, Decision, always_teacher
 from proxy.derive import CHAT
 from proxy.errors import BadInput
 from proxy.replay import create_replay
@@ -18,6 +19,7 @@ from proxy.settings import (
     NamedTeacherSettings,
     ProxySettings,
     SpoolSettings,
+    SunsetSettings,
     TaskTeachersSettings,
     TeacherSettings,
 )
@@ -87,7 +89,11 @@ class School:
 
 @contextlib.contextmanager
 def school(
-    folder: Path, rule: TaskTeachersSettings = BY_LANGUAGE, decide: Decide = always_teacher, task: str = TASK
+    folder: Path,
+    rule: TaskTeachersSettings = BY_LANGUAGE,
+    decide: Decide = always_teacher,
+    task: str = TASK,
+    **more: Any,
 ) -> Iterator[School]:
     usual, german, french = tutor("usual", KEYS["USUAL_KEY"]), tutor("deutsch", KEYS["GERMAN_KEY"]), tutor("francais")
     with serving(usual) as a, serving(german) as b, serving(french) as c:
@@ -95,7 +101,7 @@ def school(
             "german": NamedTeacherSettings(b.removesuffix("/v1"), "GERMAN_KEY", "german-large"),
             "french": NamedTeacherSettings(c),
         }
-        settings = TeacherSettings(url=a, key_env="USUAL_KEY", named=named, tasks={task: rule})
+        settings = TeacherSettings(url=a, key_env="USUAL_KEY", named=named, tasks={task: rule}, **more)
         app = create_app(ProxySettings(), settings, SpoolSettings(rotate_seconds=0.05), folder, decide)
         with serving(app) as url:
             yield School(Proxy(url, folder), usual, german, french)
@@ -169,6 +175,55 @@ def test_an_attribute_chooses_the_teacher(
         (record,) = at.records(1)
     assert answer.headers.get("x-stillroom-teacher") == wanted
     assert (record["teacher"], record["lang"]) == (wanted, None)
+
+
+def test_a_student_answers_in_the_name_of_the_exchanges_teacher(tmp_path: Path) -> None:
+    """So that audits know whom to ask, and what it would have cost."""
+    seen: list[Asked] = []
+
+    def decide(asked: Asked) -> Decision:
+        async def answer() -> Answer:
+            return Answer(b"application/json", b'{"choices": []}', False, 0.9)
+
+        seen.append(asked)
+        return Decision("student-1", "live", answer)
+
+    with school(tmp_path, decide=decide) as at:
+        answer = at.ask(GERMAN)
+        (record,) = at.records(1)
+    assert (answer.headers["x-stillroom-served-by"], answer.headers.get("x-stillroom-teacher")) == ("student-1", None)
+    assert (record["served_by"], record["teacher"], record["lang"]) == ("student-1", "german", "de")
+    assert json.loads(record["request"])["model"] == json.loads(seen[0].body)["model"] == "german-large"
+    assert at.german.heads == []
+
+
+def test_a_student_that_fails_is_replaced_by_the_exchanges_teacher(tmp_path: Path) -> None:
+    def decide(asked: Asked) -> Decision:
+        async def answer() -> Answer:
+            raise CandidateFailed("unsure", 0.1)
+
+        return Decision("student-1", "live", answer)
+
+    with school(tmp_path, decide=decide) as at:
+        answer = at.ask(GERMAN)
+    assert (said(answer), answer.headers["x-stillroom-teacher"]) == ("deutsch", "german")
+
+
+def test_sunsets_are_of_the_usual_teachers_models(tmp_path: Path) -> None:
+    with school(tmp_path, sunsets=(SunsetSettings("gpt-4o", date(2020, 1, 1), "gpt-5"),)) as at:
+        assert [at.ask(text).json()["model"] for text in (ENGLISH, FRENCH)] == ["gpt-5", "gpt-4o"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_streams_and_log_probabilities_are_the_named_teachers_too(tmp_path: Path, stream: bool) -> None:
+    with school(tmp_path, logprobs_share=1.0) as at:
+        answer = at.ask(GERMAN, stream=stream)
+        (record,) = at.records(1)
+    assert answer.status_code == 200
+    assert "german-large" in answer.text
+    (body,) = at.german.bodies
+    assert (body["logprobs"], body.get("stream_options")) == (True, {"include_usage": True} if stream else None)
+    assert json.loads(record["request"]).keys().isdisjoint({"logprobs", "stream_options"})
 
 
 def test_a_teacher_that_fails_is_not_replaced_by_another(tmp_path: Path) -> None:

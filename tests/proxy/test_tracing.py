@@ -142,6 +142,21 @@ async def test_a_span_says_what_the_conventions_ask_for(log: Log, tmp_path: Path
     assert ANSWER.encode() not in collector.raw
 
 
+async def test_a_named_teacher_is_named_with_its_server_as_far_as_that_is_known(
+    log: Log, tmp_path: Path, collector: Collector
+) -> None:
+    made = Tracing(log, tmp_path / "state" / "spans", TEACHER, {"german": "http://g.example.com"})
+    assert not await made.step()
+    for name in ("german", "gone"):
+        ingested(log, teacher=name, lang="de")
+    assert await made.step()
+    found = [plain(span.attributes) for span in collector.spans]
+    told = ("stillroom.teacher", "stillroom.lang", "server.address", "server.port")
+    assert [tuple(one.get(name) for name in told) for one in found] == [
+        ("german", "de", "g.example.com", 80), ("gone", "de", None, None),
+    ]  # fmt: skip
+
+
 async def test_what_is_not_known_is_not_told(log: Log, tmp_path: Path, collector: Collector) -> None:
     made = await tracing(log, tmp_path)
     empty = dict.fromkeys(["finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens", "task", "model"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.distill_table import majority, retention, table, verdicts
+from tests.bench.distill_table import majority, paired, retention, table, verdicts
 
 
 def rows(text: list[str], teacher: list[str], gold: list[str | None], **more: Any) -> list[dict[str, Any]]:
@@ -48,3 +48,9 @@ def test_controls_and_students_stand_in_one_table() -> None:
     assert "| queues | head | 0.900 (100) | 1.000 / 0.900 | 0.900 (0.8" in text
     assert "| 50 | 0.1 | - | 0.500 | 0.600 | 0.100 |" in text
     assert "| queues | encoder | none: too few |" in text
+
+
+def test_a_difference_of_pairs_has_bounds_on_both_sides() -> None:
+    assert paired(np.array([1.0, 0.0]), np.array([1.0, 0.0]), 1) == (0.0, 0.0, 0.0)
+    mean, low, high = paired(np.array([1.0] * 9 + [0.0]), np.zeros(10), 1)
+    assert low < mean == 0.9 < high == 1.0

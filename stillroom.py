@@ -50,6 +50,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from prometheus_client.multiprocess import mark_process_dead
 
     from proxy.admin import admin_token
+    from proxy.choosing import check_choosing
     from proxy.listening import bound, descriptor
     from proxy.logs import set_up
     from proxy.metrics_folder import metrics_folder
@@ -60,6 +61,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(arguments.config)
     set_up(settings.logging.format, settings.logging.level, "serve")
+    check_choosing(settings.teacher)
     connect_teachers(settings.teacher)  # Refuse to start, rather than fail each request, when a key is missing.
     connect_judge(settings.judge, lambda *_: None)
     admin_token(settings.admin)

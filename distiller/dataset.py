@@ -87,7 +87,7 @@ def dataset(log: Log, task: str, settings: Settings) -> Dataset:
     dropped = dict(Counter(curation.dropped) + Counter(parts.dropped) + Counter({OLDER_SNAPSHOT: len(rows) - len(fit)}))
     made = _dataset(task, snapshot, len(rows), dropped, parts.train, parts.holdout, evaluator, declared)
     terms = terms_of(parts.train, settings.teacher, options.teacher_terms_ack)
-    check(terms, options.terms, task)
+    check(terms, options.terms, options.provider_terms, task)
     return replace(made, incumbent=incumbent(log, task), snapshots=seen, terms=terms)
 
 

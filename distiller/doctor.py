@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distiller.settings import Settings, load_settings
+from proxy.choosing import check_choosing
 from proxy.errors import StillroomError
 from proxy.log import open_log
 from proxy.migrations import MIGRATIONS, version
@@ -31,6 +32,7 @@ def examine(config: Path | None) -> list[Finding]:
     """All checks, in the order in which problems should be solved."""
     try:
         settings = load_settings(config)
+        check_choosing(settings.teacher)
         connect_teachers(settings.teacher)
     except StillroomError as error:
         return [Finding("settings", False, str(error))]

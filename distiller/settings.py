@@ -40,7 +40,7 @@ class DistillerSettings:
     and `ranks`. `rationale_budget` is what the teacher may be paid for rationales, in US dollars for a task in all, 0
     for none; it is asked about `rationale_share` of the exchanges to learn from. `init` "previous" lets an adapter go
     on from the one before, `snapshots` "current" leaves out what an older teacher said, `terms` "refuse" wants every
-    provider in `teacher_terms_ack` whose terms need it.
+    provider in `teacher_terms_ack` whose terms need it; `provider_terms` says so of single ones.
     """
 
     students: tuple[str, ...] = ("head", "encoder", "adapter", "soft")
@@ -75,6 +75,7 @@ class DistillerSettings:
     language_temperature: float = 1.0
     snapshots: str = "all"
     terms: str = "warn"
+    provider_terms: dict[str, str] = field(default_factory=dict)
     teacher_terms_ack: tuple[str, ...] = ()
 
 
@@ -281,6 +282,9 @@ def _check_retraining(distiller: DistillerSettings) -> None:
     for name, (one, other) in choices.items():
         if (said := getattr(distiller, name)) not in (one, other):
             raise BadInput(f'distiller.{name} must be "{one}" or "{other}", not {said!r}')
+    wrong = next((one for one, policy in distiller.provider_terms.items() if policy not in choices["terms"]), None)
+    if wrong is not None:
+        raise BadInput(f'distiller.provider_terms.{wrong} must be "warn" or "refuse"')
     if not LEAST_REPLAY <= distiller.replay_share < 1:
         raise BadInput(
             f"distiller.replay_share must be at least {LEAST_REPLAY} and below 1, not {distiller.replay_share}: with "

@@ -65,10 +65,13 @@ def providers(row: Recorded, teacher: TeacherSettings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_provider(host) for host in hosts if not _own(host)))
 
 
-def check(terms: Sequence[Terms], policy: str, task: str) -> None:
-    """Refused, with what to do, where the policy is "refuse" and something was not acknowledged."""
-    missing = [one for one in terms if not one.acknowledged]
-    if policy == "refuse" and missing:
+def check(terms: Sequence[Terms], policy: str, of_providers: Mapping[str, str], task: str) -> None:
+    """Refused, with what to do, where the policy is "refuse" and something was not acknowledged.
+
+    `of_providers` has the policy of those for whom it is another one.
+    """
+    missing = [one for one in terms if not one.acknowledged and of_providers.get(one.provider, policy) == "refuse"]
+    if missing:
         raise Refused(f"task {task!r} is not distilled: {'; '.join(map(in_words, missing))}")
 
 

@@ -57,7 +57,7 @@ def create_app(
 
     `running` is open while the app serves: what `decide` needs besides.
     """
-    counters = Counters()
+    counters, choose = Counters(), choosing(teacher)
     redactor = Apart(redaction) if redaction.names else Redactor(redaction)
 
     @contextlib.asynccontextmanager
@@ -70,7 +70,7 @@ def create_app(
         asking = Asking(share, teacher.translate, counters) if share else None
         options = RelayOptions(
             proxy.max_body_mb << 20, proxy.drain_seconds, teacher.stream_usage, succession, asking,
-            choosing(teacher), teachers.named,
+            choose, teachers.named,
         )  # fmt: skip
         keeper = Keeper(writer, redactor, counters)
         await keeper.open()

@@ -56,6 +56,15 @@ def require_choosing(settings: TeacherSettings) -> None:
         require_languages()
 
 
+def check_choosing(settings: TeacherSettings) -> None:
+    """BadInput for what only the model of languages can tell; it is let go again, for a process that needs it no more.
+
+    `choosing` says the same, but in workers, one after the other.
+    """
+    choosing(settings)
+    load_languages.cache_clear()
+
+
 class _Rule:
     def __init__(self, value: _Value, said: TaskTeachersSettings, named: Mapping[str, NamedTeacherSettings]) -> None:
         self._value, self._is_language = value, said.by == LANGUAGE

@@ -44,7 +44,7 @@ def test_it_names_every_word_of_a_label() -> None:
 def test_it_names_every_attribute_of_a_span() -> None:
     row = Row(
         "01J", datetime(2026, 1, 1, tzinfo=UTC), 1.0, "/v1/responses", "t", "m", "m", "teacher", 500, True, "e", "stop",
-        True, 1.0, 1, 1, 1, None,
+        True, 1.0, 1, 1, 1, None, "german", "de",
     )  # fmt: skip
     named = set(re.findall(r"`((?:gen_ai|server|http|error|stillroom)\.[\w.]+)`", PAGE))
     assert named == set(attributes(row, 1.0, "https://api.openai.com"))

@@ -30,3 +30,10 @@ def test_a_missing_key_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     config.write_text('[teacher]\nkey_env = "NO_SUCH_KEY"')
     (finding,) = examine(config)
     assert "NO_SUCH_KEY, which is not set" in finding.detail
+
+
+def test_a_language_that_cannot_be_told_is_found_before_a_worker_finds_it(tmp_path: Path) -> None:
+    config = tmp_path / "stillroom.toml"
+    config.write_text('[teacher.named.x]\nurl = "http://x"\n[teacher.tasks.t]\nteachers = { qq = "x" }')
+    (finding,) = examine(config)
+    assert "teacher.tasks.t has languages that cannot be told: qq" in finding.detail

@@ -58,7 +58,10 @@ def test_what_nobody_acknowledged_is_refused_only_where_that_is_wanted() -> None
     rows = [row(0, model="gpt-4o"), row(1, model="gpt-4o"), row(2, model="claude-x")]
     found = terms_of(rows, OPENAI, ["anthropic"])
     assert found == (Terms("anthropic", 1, True), Terms("openai", 2, False))
-    check(found, "warn", "triage")
-    check(found[:1], "refuse", "triage")
+    check(found, "warn", {"anthropic": "refuse"}, "triage")
+    check(found[:1], "refuse", {}, "triage")
+    check(found, "refuse", {"openai": "warn"}, "triage")
+    with pytest.raises(Refused, match="answers of openai"):
+        check(found, "warn", {"openai": "refuse"}, "triage")
     with pytest.raises(Refused, match=r"2 rows are answers of openai, whose terms.*compete.*add \"openai\" to"):
-        check(found, "refuse", "triage")
+        check(found, "refuse", {}, "triage")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import languages
-from proxy.choosing import Choose, Chosen, check_teachers, choosing, last_said, require_choosing
+from proxy.choosing import Choose, Chosen, check_choosing, check_teachers, choosing, last_said, require_choosing
 from proxy.derive import CHAT
 from proxy.errors import BadInput
 from proxy.settings import NamedTeacherSettings, TaskTeachersSettings, TeacherSettings
@@ -168,8 +168,10 @@ def test_settings_that_make_no_sense_are_refused(settings: TeacherSettings, said
 
 
 def test_a_language_that_cannot_be_told_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"teacher.tasks.my has languages that cannot be told: xx; there are .*de,"):
-        choosing(rules(teachers={"xx": "german"}))
+    check_choosing(rules())
+    for refuse in (choosing, check_choosing):
+        with pytest.raises(BadInput, match=r"teacher.tasks.my has languages that cannot be told: xx; there are .*de,"):
+            refuse(rules(teachers={"xx": "german"}))
 
 
 def test_without_the_library_only_who_maps_languages_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from router.ceiling import Ceiling, Yardstick, drawn, measured, teacher_answer
 from router.evidence import evidence
 from router.ledger import report
 from router.registry import Candidate
-from router.shadow import shadow
+from router.shadow import audit, shadow
 from tests.router.conftest import PATH, Engine, chat, insert, judged, known, route_to
-from tests.router.test_shadow import RECORDED, teacher_at
+from tests.router.test_shadow import RECORDED, teacher_at, verdicts
 from tests.servers import free_port, serving
 
 ASKED = json.dumps({"model": "gpt-4o", "messages": chat("mine?"), "stream": True, "stream_options": {}})
@@ -127,6 +127,27 @@ async def test_each_exchanges_own_teacher_is_asked_again(log: Log, engine: Engin
             ceiling = Ceiling(Teachers(one, {"german": two}), 1.0)
             assert await shadow(log, session, candidate, route_to(url), 100, 2, ceiling) == 3
     assert stored(log) == {usual: (1.0, "billing"), german: (0.0, "shipping"), gone: (None, None)}
+
+
+@pytest.mark.usefixtures("ingest")
+async def test_an_audit_asks_the_teacher_of_that_exchange(log: Log, replay: str) -> None:
+    candidate = known(log)
+    german = [replace(RECORDED[0], answer="shipping")]
+    request = json.dumps({"model": "german-large", "messages": chat("mine?")})
+    (usual,) = insert(log, ["mine?"], served_by=candidate.id)
+    named = {"served_by": candidate.id, "model": "german-large", "request": request}
+    (other,) = insert(log, ["mine?"], teacher="german", **named)
+    insert(log, ["mine?"], teacher="gone", **named)  # Nobody is there to ask.
+    with serving(create_replay(german)) as url:
+        async with teacher_at(replay) as one, teacher_at(url) as two:
+            teachers = Teachers(one, {"german": two})
+            ended = ["german-large"]  # Of the usual teacher, which sunsets are about.
+            assert await audit(log, teachers, candidate, 1.0, 100, ended=ended) == 2
+    assert {key: row[3] for key, row in verdicts(log).items()} == {usual: "billing", other: "shipping"}
+    assert log.query("SELECT exchange, model FROM spend WHERE kind = 'audit' ORDER BY exchange") == [
+        (usual, "gpt-4o"),
+        (other, "german-large"),
+    ]
 
 
 async def test_a_teacher_without_such_a_model_is_told_from_one_without_such_an_address() -> None:

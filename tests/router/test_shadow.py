@@ -206,33 +206,11 @@ async def test_an_audit_asks_the_teacher_what_the_candidate_answered(log: Log, r
     insert(log, ["mine?"], served_by="student-0")
     insert(log, ["mine?"], served_by=candidate.id, partial=True, answer="bil")  # Its client left.
     assert await audited(log, replay, candidate) == 2
-    found = verdicts(log)
-    assert found == {
+    assert verdicts(log) == {
         right: (1.0, True, None, "billing", None, "audit"),
         wrong: (0.0, True, None, "shipping", None, "audit"),
     }
     assert await audited(log, replay, candidate) == 0
-
-
-@pytest.mark.usefixtures("ingest")
-async def test_an_audit_asks_the_teacher_of_that_exchange(log: Log, replay: str) -> None:
-    candidate = known(log)
-    german = [Row(tuple(chat("mine?")), "shipping", None, "german-large", None)]
-    request = json.dumps({"model": "german-large", "messages": chat("mine?")})
-    (usual,) = insert(log, ["mine?"], served_by=candidate.id)
-    named = {"served_by": candidate.id, "model": "german-large", "request": request}
-    (other,) = insert(log, ["mine?"], teacher="german", **named)
-    insert(log, ["mine?"], teacher="gone", **named)  # Nobody is there to ask.
-    with serving(create_replay(german)) as url:
-        async with teacher_at(replay) as one, teacher_at(url) as two:
-            teachers = Teachers(one, {"german": two})
-            ended = ["german-large"]  # Of the usual teacher, which sunsets are about.
-            assert await audit(log, teachers, candidate, 1.0, 100, ended=ended) == 2
-    assert {key: row[3] for key, row in verdicts(log).items()} == {usual: "billing", other: "shipping"}
-    assert log.query("SELECT exchange, model FROM spend WHERE kind = 'audit' ORDER BY exchange") == [
-        (usual, "gpt-4o"),
-        (other, "german-large"),
-    ]
 
 
 @pytest.mark.usefixtures("ingest")

@@ -89,7 +89,7 @@ bench-distill: install
 bench-ab: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.ab --data $(DATA) $(BENCH)
 
-# Our trainer against TRL's, which is fetched for it; about 10 minutes. DATA=FOLDER of recorded sets; else made-up rows.
+# Our trainer against TRL's, which is fetched for it; about 20 minutes. DATA=FOLDER of recorded sets; else made-up rows.
 bench-trl: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.trl $(if $(DATA),--data $(DATA)) $(BENCH)
 

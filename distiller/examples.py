@@ -6,6 +6,7 @@ Knows nothing of models or training. What a student is shown of a request was de
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from transformers import PreTrainedTokenizerBase
 
@@ -85,6 +86,19 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
         steps[step].append(index)
         insort(room, (left - lengths[index], step))
     return steps
+
+
+def pack_in_halves(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """As `pack`, about as full, but most steps fall into two halves of about as many tokens each.
+
+    Two lanes that compute one half each are done at the same time. Rows of more than half of `budget` stand as `pack`
+    has them; of the others two halves, packed on their own, make a step.
+    """
+    steps = [group for group in pack(lengths, budget) if max(lengths[index] for index in group) > budget // 2]
+    rest = sorted(set(range(len(lengths))) - {index for group in steps for index in group})
+    halves = [[rest[place] for place in group] for group in pack([lengths[index] for index in rest], budget // 2)]
+    halves.sort(key=lambda group: -sum(lengths[index] for index in group))
+    return steps + [list(chain(*halves[place : place + 2])) for place in range(0, len(halves), 2)]
 
 
 def share(rows: Sequence[Encoded], process: int, processes: int) -> tuple[Sequence[Encoded], float]:

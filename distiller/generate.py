@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, DynamicCache, GenerationConfig
 
 from distiller.base import load_model
 from distiller.examples import render_prompt
+from distiller.lanes import lanes
 from router.confidence import confidence
 
 BATCH = 16
@@ -57,18 +58,21 @@ def generate(
 ) -> list[Generated]:
     """The most likely answer to each of `prompts` (as `student_messages` gives them), in their order.
 
-    At most `max_tokens` tokens each, end of turn included. `on_progress(done, total)` is called after each batch.
+    At most `max_tokens` tokens each, end of turn included. `on_progress(done, total)` is called after each batch. On a
+    CPU so many batches are answered at once as there are `threads`; which prompts are in one does not depend on them.
     """
     torch.set_num_threads(threads)
     model = load_student(base, adapter)
     texts = [render_prompt(model.tokenizer, prompt) for prompt in prompts]
     ids = [list(model.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # like lengths together: little padding
+    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     answers: dict[int, Generated] = {}
-    for start in range(0, len(order), BATCH):
-        batch = order[start : start + BATCH]
-        answers |= zip(batch, _answer(model, [ids[index] for index in batch], max_tokens), strict=True)
-        on_progress(len(answers), len(ids))
+    with lanes(threads) as some:
+        told = some.each(lambda batch: _answer(model, [ids[index] for index in batch], max_tokens), batches)
+        for batch, own in zip(batches, told, strict=True):
+            answers |= zip(batch, own, strict=True)
+            on_progress(len(answers), len(ids))
     return [answers[index] for index in range(len(ids))]
 
 

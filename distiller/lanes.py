@@ -1,4 +1,4 @@
-"""Owns work done several pieces at once: each in a lane, a thread that computes with one core.
+"""Owns work done several pieces at once: each in a lane, a thread that computes with a core of its own.
 
 Small matrices keep one core busy, and two cores waiting for one another: two lanes are faster than one computation on
 two cores. Must not know what is computed: neither losses, nor models, nor rows.
@@ -26,14 +26,14 @@ class Lanes:
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """What `work` makes of each item, in the items' order, whichever is done first.
 
-        In the caller's autograd mode, as that belongs to a thread. A single item has the calling thread, and all its
-        cores. Where one fails its error is raised in its turn, and where the caller goes no further, no more items are
-        begun; in both cases what has been begun is waited for.
+        In the caller's autograd mode, as that belongs to a thread. Where items are fewer than lanes each has more
+        cores, and a single one the calling thread with all of its. Where one fails its error is raised in its turn, and
+        where the caller goes no further, no more items are begun; in both cases what has been begun is waited for.
         """
         if self.pool is None or len(items) == 1:
             yield from map(work, items)
             return
-        inside = _as_here(work)
+        inside = _as_here(work, max(1, self.count // max(1, len(items))))
         futures = [self.pool.submit(inside, item) for item in items]
         try:
             for future in futures:
@@ -52,16 +52,17 @@ def lanes(count: int) -> Iterator[Lanes]:
         return
     cores = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(count, "lane") as pool:
             yield Lanes(count, pool)
     finally:
-        torch.set_num_threads(cores)  # A lane's setting is its own, but threads to come would begin with it.
+        torch.set_num_threads(cores)  # Threads to come would begin with what a lane set last.
 
 
-def _as_here(work: Callable[[Item], Result]) -> Callable[[Item], Result]:
+def _as_here(work: Callable[[Item], Result], cores: int) -> Callable[[Item], Result]:
     gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def inside(item: Item) -> Result:
+        torch.set_num_threads(cores)  # Of this thread alone.
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
             return work(item)
 

@@ -31,7 +31,7 @@ from distiller.base import base_identity, compute_dtype
 from distiller.checkpoints import Checkpoints, Journal, Progress, claim, digest_of, latest
 from distiller.completion_trainer import CompletionTrainer
 from distiller.early_stop import EarlyStop, KeepBest, best_step, exhausted
-from distiller.examples import Encoded, completion_tokens, pack
+from distiller.examples import Encoded, completion_tokens, pack_in_halves
 from distiller.weights import all_weights, gone_on_from, load_for_training, save_adapter, save_model, with_adapter
 from proxy.errors import BadInput
 
@@ -149,7 +149,7 @@ def plan(lengths: Sequence[int], settings: TrainSettings) -> list[list[int]]:
     while len(steps) < settings.steps if settings.steps else epoch < settings.epochs:
         epoch += 1
         order = shuffler.sample(range(len(lengths)), len(lengths))
-        groups = pack([lengths[index] for index in order], settings.tokens_per_step)
+        groups = pack_in_halves([lengths[index] for index in order], settings.tokens_per_step)
         shuffler.shuffle(groups)
         steps += [[order[place] for place in group] for group in groups]
     return steps[: settings.steps or None]
@@ -168,8 +168,7 @@ def training_arguments(settings: TrainSettings, steps: int, folder: Path, every:
         lr_scheduler_type="cosine",
         warmup_steps=max(1, steps // 20),
         weight_decay=0.0,
-        optim="adamw_torch",
-        max_grad_norm=0.0,  # `CompletionTrainer` sees to it
+        optim="adamw_torch_fused",
         seed=settings.seed,
         use_cpu=not gpu,
         # An adapter's base already computes in bfloat16; weights that learn are float32 (`all_weights`).

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distiller.examples import Encoded, completion_tokens, encode, pack, render_prompt, share, soften
+from distiller.examples import (
+    Encoded,
+    completion_tokens,
+    encode,
+    pack,
+    pack_in_halves,
+    render_prompt,
+    share,
+    soften,
+    split,
+)  # fmt: skip
 from distiller.projection import END_OF_TURN, START
 from distiller.token_bytes import TokenBytes
 from proxy.errors import BadInput
@@ -104,6 +114,36 @@ def test_processes_share_a_step_so_that_their_mean_is_its_mean(sizes: list[tuple
     # The loss of a token be its row's index: means of means, weighted, are the mean over all tokens.
     weighted = [mean_loss(own) * weight for own, weight in shares]
     assert sum(weighted) / processes == pytest.approx(mean_loss(rows))
+
+
+@given(st.lists(st.integers(1, 64), max_size=60), st.integers(64, 65))
+def test_halves_make_steps_within_the_budget(lengths: list[int], budget: int):
+    steps = pack_in_halves(lengths, budget)
+    assert sorted(index for step in steps for index in step) == list(range(len(lengths)))
+    assert all(step and sum(lengths[index] for index in step) <= budget for step in steps)
+    assert steps == pack_in_halves(lengths, budget)
+
+
+def test_steps_fall_into_halves():
+    """Three rows of a third each would leave one lane idle half of the time."""
+    lengths = [20] * 60
+    longest = {max(sum(part) for part in halves(lengths, step)) for step in pack_in_halves(lengths, 64)}
+    assert longest == {20}
+    assert {max(sum(part) for part in halves(lengths, step)) for step in pack(lengths, 64)} == {40}
+
+
+def halves(lengths: list[int], step: list[int]) -> list[list[int]]:
+    parts = split([Encoded([0] * lengths[index], 1) for index in step], 2)
+    return [[len(row.input_ids) for row in part] for part in parts]
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=12), st.integers(1, 5))
+def test_parts_hold_every_row_once_and_none_is_empty(lengths: list[int], parts: int):
+    rows = [Encoded([index] * length, 1) for index, length in enumerate(lengths)]
+    found = split(rows, parts)
+    assert sorted(row.input_ids[0] for part in found for row in part) == list(range(len(rows)))
+    assert len(found) == min(parts, len(rows))
+    assert all(found)
 
 
 def mean_loss(rows: Sequence[Encoded]) -> float:

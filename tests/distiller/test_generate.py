@@ -90,5 +90,14 @@ def test_answers_come_in_the_order_of_the_prompts_and_progress_is_told(base):
     assert [answer.text for answer in answers] == [answer.text for answer in backwards]
 
 
+def test_lanes_answer_as_one_computation_does(base, adapter):
+    asked = prompts(60)
+    told: list[tuple[int, int]] = []
+    one = run(base, adapter, asked)
+    assert generate(base, adapter, asked, 8, 2, lambda *step: told.append(step)) == one
+    assert told == [(16, 60), (32, 60), (48, 60), (60, 60)]
+
+
 def test_nothing_asked_nothing_answered(base):
     assert run(base, None, []) == []
+    assert generate(base, None, [], 8, 2, lambda *_: None) == []

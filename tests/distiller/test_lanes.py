@@ -41,6 +41,8 @@ def test_each_lane_computes_with_one_core_and_the_caller_keeps_its_own():
             seen = list(three.each(lambda _: (both.wait(30), torch.get_num_threads())[1], range(3)))
             assert (seen, torch.get_num_threads()) == ([1, 1, 1], 2)
             assert list(three.each(lambda _: torch.get_num_threads(), [0])) == [2]
+        with lanes(5) as five:
+            assert list(five.each(lambda _: torch.get_num_threads(), [0, 1])) == [2, 2]
         heard: list[int] = []
         late = threading.Thread(target=lambda: heard.append(torch.get_num_threads()))
         late.start()

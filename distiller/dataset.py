@@ -6,7 +6,7 @@ as the log still holds them.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -98,6 +98,17 @@ def newest(log: Log, task: str, most: int) -> tuple[int, list[Recorded]]:
     if not rows:
         raise BadInput(f"task {task!r} has no recorded exchange: `stillroom tasks` lists the ones there are")
     return snapshot, rows
+
+
+def less(data: Dataset, exchanges: Collection[str], reason: str, settings: Settings) -> Dataset:
+    """Without these rows to learn from, and what followed from them; `reason` counts them."""
+    train = tuple(row for row in data.train if row.exchange_id not in exchanges)
+    if len(train) == len(data.train):
+        return data
+    dropped = dict(Counter(data.dropped) + Counter({reason: len(data.train) - len(train)}))
+    made = _dataset(data.task, data.snapshot, data.read, dropped, train, data.holdout, data.evaluator, data.declared)
+    terms = terms_of(train, settings.teacher, settings.distiller.teacher_terms_ack)
+    return replace(data, dropped=dropped, train=train, static=made.static, labels=made.labels, terms=terms)
 
 
 def again(

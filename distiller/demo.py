@@ -300,12 +300,14 @@ class _Loop:
 
 def _money(show: Callable[[str], None], ledger: Report) -> None:
     without = None if ledger.avoided_usd is None else ledger.teacher_usd + ledger.avoided_usd
-    learning = ledger.serving_usd + ledger.training_usd + ledger.audit_usd + ledger.judge_usd + ledger.rationale_usd
+    asked = ledger.audit_usd + ledger.judge_usd + ledger.rationale_usd + ledger.repeat_usd
+    learning = ledger.serving_usd + ledger.training_usd + asked
     show(f"  cost without      {money(without)} (every request to the teacher; estimate)")
     spent = f"teacher {money(ledger.teacher_usd)} + serving {money(ledger.serving_usd)}"
     learned = f"training {money(ledger.training_usd)} + audit {money(ledger.audit_usd)}"
     learned += f" + judge {money(ledger.judge_usd)}" if ledger.judge_usd else ""
     learned += f" + rationales {money(ledger.rationale_usd)}" if ledger.rationale_usd else ""
+    learned += f" + repeats {money(ledger.repeat_usd)}" if ledger.repeat_usd else ""
     show(f"  cost with         {money(ledger.teacher_usd + learning)} = {spent} + {learned}")
     show(f"  net saving        {money(ledger.net_usd)} so far")
 

@@ -25,6 +25,7 @@ from distiller.generate import generate
 from distiller.languages import Languages, languages
 from distiller.proposal import Proposal, answered, card, mean, propose, report_data
 from distiller.recipes import Made, Report
+from distiller.repeating import consistent
 from distiller.scoring import Score, scoring
 from distiller.settings import Settings
 from distiller.signature import sign
@@ -96,10 +97,11 @@ def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Dis
     """Distill one student for `task`; Refused when there is too little to learn from, with how much is missing."""
     started = time.perf_counter()
     data = dataset(log, task, settings)
-    if settings.distiller.rationale_budget:
+    if settings.distiller.rationale_budget or settings.distiller.repeat_budget:
         connect_teachers(settings.teacher)  # Nor to learn that there is no key to ask with.
     with scoring(log, settings, task, data.evaluator, data.declared) as score:
         score([answered(data.train[-1], data.train[-1].answer)])  # Nobody trains for an hour to learn that it raises.
+        data = consistent(log, settings, data, on_progress)
         plan = _plan(log, task, settings)
 
         def make(one: Try, folder: Path) -> Proposal:

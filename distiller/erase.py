@@ -30,7 +30,7 @@ import duckdb
 from distiller.holdings import Holding, cut, spoken, without
 from distiller.settings import Settings
 from proxy.bodies import decoded
-from proxy.dropping import drop
+from proxy.dropping import ASKED, drop
 from proxy.errors import Unavailable
 from proxy.feedback import FEEDBACK, named
 from proxy.files import put
@@ -191,8 +191,8 @@ def _said_of(log: Log, exchanges: Container[str]) -> list[str]:
 def _delete(connection: duckdb.DuckDBPyConnection, exchanges: list[str]) -> tuple[int, int, int]:
     """Exchanges deleted, answers cut, charges unlinked."""
     rows = drop(connection, "id IN (SELECT unnest(CAST($ids AS VARCHAR[])))", {"ids": exchanges})
-    # Also those that were told after their exchange had gone.
-    connection.execute("DELETE FROM rationales WHERE exchange IN (SELECT unnest(CAST(? AS VARCHAR[])))", [exchanges])
+    for table in ASKED:  # Also what was told after its exchange had gone.
+        connection.execute(f"DELETE FROM {table} WHERE exchange IN (SELECT unnest(CAST(? AS VARCHAR[])))", [exchanges])
     names = {"ids": exchanges, "fresh": [str(uuid4()) for _ in exchanges]}
     among, golden = _AMONG.format(column="exchange"), _AMONG.format(column="gold")
     answers, _, charges, _ = (

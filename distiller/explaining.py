@@ -6,23 +6,16 @@ Must not know how a question is asked or kept: `distiller.rationales` does.
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 
 from distiller.dataset import Dataset, dataset
 from distiller.explained import reasoning_keys, whys
-from distiller.rationales import Asked, Asking, Wish, kept
+from distiller.questioning import asker, price_of, sizes_of
+from distiller.questions import Asked
+from distiller.rationales import Wish, ask, kept, sort
 from distiller.settings import Settings
-from proxy.costs import Sizes
-from proxy.errors import BadInput
 from proxy.log import Log
 from proxy.migrations import migrate
-from proxy.names import load_people, require_names
-from proxy.redact import Redactor
-from proxy.teachers import connect_teachers
-from proxy.translate import close_litellm
-from router.prices import cost, model_sizes, price_map
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -79,27 +72,12 @@ async def _ask(
     log: Log, settings: Settings, data: Dataset, wish: Wish, stop: asyncio.Event, on_progress: OnProgress
 ) -> Asked:
     """Nobody is asked where the answers reason themselves."""
-    if not settings.teacher.key_env:
-        raise BadInput("rationales are asked for with a key of our own: set teacher.key_env to the variable it is in")
-    if reasoning_keys([row.answer for row in data.train]):
-        return Asked(0, 0)
-    redactor = _redactor(settings)
-    async with AsyncExitStack() as stack:
-        teachers = connect_teachers(settings.teacher)
-        stack.push_async_callback(close_litellm)
-        stack.callback(teachers.close)
-        asking = Asking(
-            log, data.task, teachers, partial(cost, price_map(settings.money.prices)),
-            model_sizes(Sizes(settings.proxy.context_tokens, settings.proxy.answer_tokens)), redactor,
-        )  # fmt: skip
-        return await asking.run(data.train, wish, stop, lambda i, n: on_progress("rationales", i, n))
+    async with asker(log, settings, data.task, sort()) as asking:
+        if reasoning_keys([row.answer for row in data.train]):
+            return Asked(0, 0)
+        price, sizes = price_of(settings), sizes_of(settings)
+        return await ask(asking, data.train, wish, price, sizes, stop, lambda i, n: on_progress("rationales", i, n))
 
 
 def _known(log: Log, data: Dataset) -> dict[str, str]:
     return kept(log, [row.exchange_id for row in data.train])
-
-
-def _redactor(settings: Settings) -> Redactor:
-    if settings.redaction.names:
-        require_names()
-    return Redactor(settings.redaction, load_people() if settings.redaction.names else None)

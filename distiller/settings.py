@@ -38,9 +38,10 @@ class DistillerSettings:
     one that would answer the share `enough_coverage` of the task's exchanges, but those that are tried against it; none
     is begun after `hours` (0: no limit). Language models are tried with every base and rank: `base` and `bases`, `rank`
     and `ranks`. `rationale_budget` is what the teacher may be paid for rationales, in US dollars for a task in all, 0
-    for none; it is asked about `rationale_share` of the exchanges to learn from. `init` "previous" lets an adapter go
-    on from the one before, `snapshots` "current" leaves out what an older teacher said, `terms` "refuse" wants every
-    provider in `teacher_terms_ack` whose terms need it; `provider_terms` says so of single ones.
+    for none; it is asked about `rationale_share` of the exchanges to learn from. `repeat_budget` likewise is for asking
+    it again about those in doubt, by a margin below `repeat_margin`, at most `repeat_share` of them. `init` "previous"
+    lets an adapter go on from the one before, `snapshots` "current" leaves out what an older teacher said, `terms`
+    "refuse" wants every provider in `teacher_terms_ack` whose terms need it; `provider_terms` says so of single ones.
     """
 
     students: tuple[str, ...] = ("head", "encoder", "adapter", "soft")
@@ -68,6 +69,9 @@ class DistillerSettings:
     threads: int = 0
     rationale_budget: float = 0.0
     rationale_share: float = 0.2
+    repeat_budget: float = 0.0
+    repeat_share: float = 0.1
+    repeat_margin: float = 0.2
     init: str = "base"
     replay_share: float = 0.2
     half_life_days: float = 0.0
@@ -236,6 +240,7 @@ def _check(settings: Settings) -> None:
         raise BadInput("judge.concurrency must be at least 1, and judge.timeout more than 0 seconds")
     _check_students(settings.distiller)
     _check_rationales(settings.distiller, settings.teacher)
+    _check_repeats(settings.distiller, settings.teacher)
     largest = max((settings.distiller.rank, *settings.distiller.ranks))
     if largest > settings.serving.max_lora_rank:
         raise BadInput(
@@ -275,6 +280,16 @@ def _check_rationales(distiller: DistillerSettings, teacher: TeacherSettings) ->
         raise BadInput('distiller.rationale_budget is for students that learn rationales: add "explained" to students')
     if distiller.rationale_budget and not teacher.key_env:
         raise BadInput("distiller.rationale_budget needs teacher.key_env: rationales are asked for with our own key")
+
+
+def _check_repeats(distiller: DistillerSettings, teacher: TeacherSettings) -> None:
+    if not 0 <= distiller.repeat_budget < math.inf:
+        raise BadInput(f"distiller.repeat_budget is US dollars, 0 or more, not {distiller.repeat_budget}")
+    for name in ("repeat_share", "repeat_margin"):
+        if not 0 < getattr(distiller, name) <= 1:
+            raise BadInput(f"distiller.{name} lies above 0 and up to 1, such as 0.1, not {getattr(distiller, name)}")
+    if distiller.repeat_budget and not teacher.key_env:
+        raise BadInput("distiller.repeat_budget needs teacher.key_env: the teacher is asked again with our own key")
 
 
 def _check_retraining(distiller: DistillerSettings) -> None:

@@ -87,13 +87,14 @@ def report_table(report: Report) -> None:
     """`stillroom report`."""
     table = Table(
         "task", "exchanges", "by candidate", "teacher spend", "avoided (estimate)", "training", "audit", "judge",
-        "rationales", "hosted", title="Ledger",
+        "rationales", "repeats", "hosted", title="Ledger",
     )  # fmt: skip
     for line in report.tasks:
         table.add_row(
             line.task or "(no task)", f"{line.exchanges:,}", f"{line.served:,}", money(line.teacher_usd),
             money(line.avoided_usd) if line.served else "-", money(line.training_usd), money(line.audit_usd),
-            money(line.judge_usd), money(line.rationale_usd), money(line.hosted_usd),
+            money(line.judge_usd), money(line.rationale_usd), money(line.repeat_usd),
+            money(line.hosted_usd),
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -102,7 +103,8 @@ def report_table(report: Report) -> None:
         f"avoided {money(report.avoided_usd)} - serving {money(report.serving_usd)} "
         f"({report.serving_hours:.2f} h, idle included) - training {money(report.training_usd)} "
         f"- audit {money(report.audit_usd)} - judge {money(report.judge_usd)} "
-        f"- rationales {money(report.rationale_usd)} - hosted candidates {money(report.hosted_usd)}\n"
+        f"- rationales {money(report.rationale_usd)} - repeats {money(report.repeat_usd)} "
+        f"- hosted candidates {money(report.hosted_usd)}\n"
         f"= net saving {money(report.net_usd)}"
     )
 

@@ -14,6 +14,9 @@ import duckdb
 
 from proxy.derive import PAID
 
+ASKED = ("rationales", "repeats")
+"""Tables of what was asked about exchanges later, each with a column `exchange`."""
+
 _CARRY = """
 INSERT INTO carried BY NAME
 SELECT CAST(ts AT TIME ZONE 'UTC' AS DATE) AS day, task, model, served_by, count(*) AS exchanges,
@@ -29,6 +32,9 @@ GROUP BY ALL
 def drop(connection: duckdb.DuckDBPyConnection, which: str, parameters: Mapping[str, Any]) -> int:
     """Inside a transaction, carry forward and delete the exchanges that `which`, a condition, names; how many."""
     connection.execute(_CARRY.format(which=which), {"paid": PAID, **parameters})
-    connection.execute(f"DELETE FROM rationales WHERE exchange IN (SELECT id FROM exchanges WHERE {which})", parameters)
+    for table in ASKED:
+        connection.execute(
+            f"DELETE FROM {table} WHERE exchange IN (SELECT id FROM exchanges WHERE {which})", parameters
+        )
     (dropped,) = connection.execute(f"DELETE FROM exchanges WHERE {which}", parameters).fetchone() or (0,)
     return int(dropped)

@@ -31,7 +31,7 @@ _BREATH = 0.2
 # DuckLake cannot sum up a table that has rows inside a SQLite catalog, and somebody has just written some.
 _INLINED_AGAIN = "inlined-data aggregates"
 
-_TABLES = ("exchanges", "verdicts", "spend", "candidates", "rationales")
+_TABLES = ("exchanges", "verdicts", "spend", "candidates", "rationales", "repeats")
 _PLACEHOLDERS = ("", "-")
 # The catalog knows the least and the greatest value of each column, for reading less: texts of rows that are gone, too.
 _STALE = f"""

@@ -6,7 +6,7 @@ Avoided spend is an estimate and says so: for each exchange the candidate served
 the same task's covered exchanges - the same part of the traffic - or of the whole task where none was shadowed.
 "Audit" is all that the teacher was paid for evidence: audits, and asking it again for the ceiling. "Hosted" is what
 hosted candidates were paid: in shadow, for answers to clients, and for answers that fell back. "Rationales" is what the
-teacher was paid for saying why it had answered so.
+teacher was paid for saying why it had answered so, "repeats" for answering again what a student was to learn.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from proxy.log import Log
 _MONEY = "SELECT *, TRY_CAST(usd AS DECIMAL(38, 15)) AS dollars FROM spend"
 # What was paid to models beside the teacher's answers to clients.
 _HOSTED = "('shadow', 'candidate', 'fallback')"
-_TOLD = f"('audit', 'ceiling', 'judge', 'rationale', {_HOSTED[1:]}"
+_TOLD = f"('audit', 'ceiling', 'judge', 'rationale', 'repeat', {_HOSTED[1:]}"
 _TASKS = f"""
 WITH money AS ({_MONEY}
 ), teacher AS (
@@ -39,7 +39,7 @@ WITH money AS ({_MONEY}
          count(*) FILTER (kind IN {_TOLD} AND dollars IS NULL) AS unpriced,
          CASE WHEN count(*) FILTER (kind = 'candidate' AND dollars IS NULL) = 0
               THEN coalesce(sum(dollars) FILTER (kind IN {_HOSTED}), 0) END AS hosted,
-         sum(dollars) FILTER (kind = 'rationale') AS rationale
+         sum(dollars) FILTER (kind = 'rationale') AS rationale, sum(dollars) FILTER (kind = 'repeat') AS repeat
   FROM money GROUP BY task
 ), counted AS (
   SELECT task, 1 AS exchanges, served_by, CAST(fallback IS NOT NULL AS INTEGER) AS fallbacks
@@ -53,7 +53,8 @@ WITH money AS ({_MONEY}
 SELECT v.task, v.exchanges, v.served, v.fallbacks, CAST(t.usd AS DOUBLE),
        coalesce(t.unpriced, 0) + coalesce(o.unpriced, 0), v.served * coalesce(c.mean, a.mean),
        CAST(o.audit AS DOUBLE), CAST(o.training AS DOUBLE), CAST(o.judge AS DOUBLE),
-       CAST(o.rationale AS DOUBLE), CAST(CASE WHEN o.unpriced IS NULL THEN 0 ELSE o.hosted END AS DOUBLE)
+       CAST(o.rationale AS DOUBLE), CAST(o.repeat AS DOUBLE),
+       CAST(CASE WHEN o.unpriced IS NULL THEN 0 ELSE o.hosted END AS DOUBLE)
 FROM volume v
 LEFT JOIN teacher t ON t.task IS NOT DISTINCT FROM v.task
 LEFT JOIN chat a ON a.task IS NOT DISTINCT FROM v.task
@@ -82,12 +83,13 @@ class TaskLine:
     training_usd: float
     judge_usd: float
     rationale_usd: float
+    repeat_usd: float
     hosted_usd: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The whole ledger. `net_usd` = avoided - serving - training - audit - judge - rationales - hosted.
+    """The whole ledger. `net_usd` = avoided - serving - training - audit - judge - rationales - repeats - hosted.
 
     It is None while a served exchange is unpriced, at the teacher or at the hosted candidate that answered it.
     """
@@ -102,6 +104,7 @@ class Report:
     audit_usd: float
     judge_usd: float
     rationale_usd: float
+    repeat_usd: float
     hosted_usd: float | None
     net_usd: float | None
 
@@ -113,8 +116,9 @@ def report(log: Log) -> Report:
     serving, hours = serving or 0.0, hours or 0.0
     unknown = any(line.served and line.avoided_usd is None for line in tasks)
     avoided = None if unknown else sum(line.avoided_usd or 0.0 for line in tasks)
-    training, audit, judge, rationale = (
-        sum(getattr(line, f"{kind}_usd") for line in tasks) for kind in ("training", "audit", "judge", "rationale")
+    training, audit, judge, rationale, repeat = (
+        sum(getattr(line, f"{kind}_usd") for line in tasks)
+        for kind in ("training", "audit", "judge", "rationale", "repeat")
     )
     answers = [line.hosted_usd for line in tasks]
     hosted = None if None in answers else sum(usd or 0.0 for usd in answers)
@@ -129,15 +133,16 @@ def report(log: Log) -> Report:
         audit_usd=audit,
         judge_usd=judge,
         rationale_usd=rationale,
+        repeat_usd=repeat,
         hosted_usd=hosted,
         net_usd=None
         if avoided is None or hosted is None
-        else avoided - serving - training - audit - judge - rationale - hosted,
+        else avoided - serving - training - audit - judge - rationale - repeat - hosted,
     )
 
 
 def _line(*columns: Any) -> TaskLine:
-    return TaskLine(*(*columns[:7], *(usd or 0.0 for usd in columns[7:11]), columns[11]))
+    return TaskLine(*(*columns[:7], *(usd or 0.0 for usd in columns[7:12]), columns[12]))
 
 
 def charge(

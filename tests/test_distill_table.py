@@ -1,7 +1,8 @@
-"""The distiller's benchmark judges kept answers: retention against the right answer, controls, one language and all."""
+"""The distiller's benchmark judges kept answers: retention against the right answer, controls, differences of pairs."""
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.bench.distill_table import majority, paired, retention, table, verdicts

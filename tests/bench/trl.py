@@ -6,8 +6,9 @@ Rows are those of a recorded set (its earlier traffic), or made-up ones. Both se
 completions only. TRL is installed from PyPI into a folder that is thrown away, beside this environment's torch,
 transformers and peft, and gets its best settings on a CPU: no gradient checkpointing, base and adapter without autocast
 or with it, packed or padded, each with one thread and with one a core; the best of all these is what ours is compared
-with. Ours gets all cores, as in every distillation. Tokens are counted without padding. Each run is a process of its own, so that its memory
-is; loading the model is not timed. The loss is that of the saved adapter, on rows that neither has seen.
+with. Ours gets all cores, as in every distillation. Tokens are counted without padding. Each run is a process of its
+own, so that its memory is; loading the model is not timed. The loss is that of the saved adapter, on rows that neither
+has seen.
 """
 
 import argparse

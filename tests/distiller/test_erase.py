@@ -79,6 +79,7 @@ def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: P
     log.query(both, [mine[2][0], CANARY])
     for exchange, text in ((mine[3][0], CANARY), (others[3][0], "stays"), (ulid(), "of one that is gone")):
         log.query("INSERT INTO rationales (exchange, text) VALUES (?, ?)", [exchange, text])
+        log.query("INSERT INTO repeats (exchange, answer) VALUES (?, ?)", [exchange, text])
     back_up(tmp_path / "log" / "catalog.sqlite")
     (tmp_path / "log" / "damaged-1").mkdir()
     (tmp_path / "log" / "damaged-1" / "catalog.sqlite").write_text(CANARY)
@@ -102,7 +103,8 @@ def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: P
         "JOIN spend s ON s.exchange = v.exchange AND s.id <> v.exchange"
     ) == [(0.5, None, None, 10.0)]
     assert log.query("SELECT task, exchanges FROM carried") == [(TASK, 31)]
-    assert log.query("SELECT text FROM rationales ORDER BY text") == [("of one that is gone",), ("stays",)]
+    for kept in ("SELECT text FROM rationales ORDER BY text", "SELECT answer FROM repeats ORDER BY answer"):
+        assert log.query(kept) == [("of one that is gone",), ("stays",)]
     (learned,) = done.learned
     assert (learned.student, learned.stage, learned.exchanges) == (bundle.id, "shadow", 1)
     assert learned.advice.startswith(f"stillroom rollback {TASK} ")

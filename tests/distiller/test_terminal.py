@@ -10,7 +10,7 @@ from distiller.distill import Tried
 from distiller.erase import Erased, Learned
 from distiller.explaining import Explaining
 from distiller.lineage import Lineage
-from distiller.rationales import Asked
+from distiller.questions import Asked
 from distiller.terminal import (
     as_json,
     distilled_summary,

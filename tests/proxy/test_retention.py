@@ -59,6 +59,7 @@ def test_old_days_leave_log_and_disk_and_the_evidence_stays(log: Log, tmp_path: 
     )
     log.query("INSERT INTO spend (exchange, usd) VALUES ('4-1', 2.5)")
     log.query("INSERT INTO rationales (exchange, text) VALUES ('4-1', '~canary4'), ('0-1', 'kept')")
+    log.query("INSERT INTO repeats (exchange, answer) VALUES ('4-1', '~canary4'), ('0-1', 'kept')")
     done = maintain(LogSettings(), tmp_path, tmp_path / "spool", 2, NOW)
     assert (done.dropped, log.query("SELECT DISTINCT left(id, 1) FROM exchanges ORDER BY 1")) == (
         43,

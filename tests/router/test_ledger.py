@@ -70,12 +70,14 @@ def test_the_net_is_what_was_avoided_less_all_that_it_took(log: Log) -> None:
     charge(log, "audit", 0.25, 1.0, "exchange", task=TASK)
     charge(log, "judge", 0.125, 2.0, "question", task=TASK)
     charge(log, "rationale", 0.0625, 1.0, "question", task=TASK)
+    charge(log, "repeat", 0.03125, 1.0, "question", task=TASK)
     found = report(log)
     assert (found.teacher_usd, found.avoided_usd) == (10.0, 15.0)
     assert (found.serving_usd, found.serving_hours) == (2.0, 4.0)
     assert (found.training_usd, found.audit_usd, found.judge_usd) == (4.0, 0.25, 0.125)
     assert (found.rationale_usd, found.tasks[0].rationale_usd) == (0.0625, 0.0625)
-    assert found.net_usd == pytest.approx(15.0 - 2.0 - 4.0 - 0.25 - 0.125 - 0.0625)
+    assert (found.repeat_usd, found.tasks[0].repeat_usd) == (0.03125, 0.03125)
+    assert found.net_usd == pytest.approx(15.0 - 2.0 - 4.0 - 0.25 - 0.125 - 0.0625 - 0.03125)
 
 
 def test_what_hosted_candidates_are_paid_is_spent(log: Log) -> None:

@@ -159,7 +159,7 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
         if not math.isfinite(value):
             raise Refused(
                 f"training diverged at step {self.state.global_step + 1}: the loss or its gradient is no number any "
-                "more; lower learning_rate"
+                "more; lower distiller.learning_rate"
             )
 
     def _in_lanes(self, parts: list[dict[str, Any]]) -> torch.Tensor:

@@ -4,6 +4,7 @@ Reads a prompt in one pass, some thousand times cheaper than a language model th
 verdicts or servers: prompts and answers in, a folder out, and from a folder the answers to prompts.
 """
 
+import math
 import random
 import time
 from collections import Counter
@@ -224,10 +225,15 @@ class _Run:
                 loss = _loss(network, batch, self.tokenizer.pad_token_id)
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                losses.append(loss.item())
+                if not math.isfinite(losses[-1] + float(norm)):
+                    raise Refused(
+                        f"the encoder's training diverged at step {len(losses)}: the loss or its gradient is no number "
+                        'any more; choose another distiller.encoder, or leave "encoder" out of distiller.students'
+                    )
                 optimizer.step()
                 schedule.step()
-                losses.append(loss.item())
                 self.on_progress(len(losses), steps, losses[-1])
             if not watch(network):
                 break

@@ -170,7 +170,7 @@ def test_lanes_give_the_same_bytes_whichever_is_faster(base, tmp_path, method: s
 def test_a_training_that_diverges_is_refused_and_no_thread_stays(base, tmp_path, lanes: int):
     settings = replace(SETTINGS, learning_rate=1e30)
     trainer = trainer_of(learning_model(base, settings), tmp_path, [rows(4)] * 3, lanes, settings=settings)
-    with pytest.raises(Refused, match=r"step [23]\b.*lower learning_rate"):
+    with pytest.raises(Refused, match=r"step [23]\b.*lower distiller.learning_rate"):
         trainer.train()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
 

@@ -165,3 +165,9 @@ def test_rows_that_count_nothing_are_not_learned(encoder, tmp_path):
     weights = [1.0] * len(rows) + [0.0] * len(wrong)
     train_encoder(encoder, [*rows, *wrong], tmp_path, replace(QUICK, epochs=4), lambda *_: None, weights)
     assert {one.text for one in load(tmp_path)([prompt for prompt, _ in rows])} == {'{"intent": "Play"}'}
+
+
+def test_a_training_that_diverges_is_refused(encoder, tmp_path):
+    with pytest.raises(Refused, match=r"diverged at step \d+: .*distiller.students"):
+        train_encoder(encoder, task(60), tmp_path / "s", replace(QUICK, learning_rate=1e38), lambda *_: None)
+    assert not (tmp_path / "s").exists()

@@ -7,6 +7,7 @@ from distiller.distill import distill
 from distiller.lineage import rebuild
 from distiller.settings import DistillerSettings
 from distiller.tries import tries
+from proxy.errors import Refused
 from proxy.log import Log
 from tests.distiller.toy import build_toy
 from tests.distiller.toy_task import toy_log, toy_settings
@@ -48,3 +49,10 @@ def test_no_student_is_begun_after_the_hours_once_there_is_one(log: Log, tmp_pat
     done = distill(log, replace(settings, distiller=short), TASK, lambda *_: None)
     assert [one.why for one in done.tried] == ["", "not begun within 1e-09 hours"]
     assert done.bundle.manifest["settings"]["rank"] == 16
+
+
+def test_kinds_that_diverge_are_refused_each_with_what_to_do(log: Log, tmp_path: Path) -> None:
+    settings = toy_settings(tmp_path)
+    wild = replace(settings.distiller, ranks=(8,), epochs=1, learning_rate=1e30)
+    with pytest.raises(Refused, match=r"adapter: .*lower distiller.learning_rate; adapter: .*diverged at step"):
+        distill(log, replace(settings, distiller=wild), TASK, lambda *_: None)

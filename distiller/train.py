@@ -1,12 +1,12 @@
 """Owns one training run: an adapter or all weights of the base model, completion-only loss, several rows packed a step.
 
-Knows nothing of exchanges, templates or evaluation: it sees token ids. Rows of a step are laid end to end in one
-sequence and attention runs row by row, so a row cannot see its neighbours, nothing is padded, and no mask is ever built
-(on a CPU that made short rows 1.4 times faster than a block-diagonal mask). Only positions that predict a completion
-token reach the vocabulary head.
+Knows nothing of exchanges, templates or evaluation: it sees token ids. Rows of a step, on a CPU those of
+each of its lanes (`distiller.lanes`), are laid end to end in one sequence and attention runs row by row, so a row
+cannot see its neighbours, nothing is padded, and no mask is ever built (on a CPU that made short rows 1.4 times faster
+than a block-diagonal mask). Only positions that predict a completion token reach the vocabulary head.
 
 Called in each process of `accelerate launch` or torchrun, the processes share the rows of every step, and their
-averaged gradient is that of one process; the first of them writes.
+averaged gradient is that of one process; the first of them writes. Refused where training diverges.
 
 Start the process with OMP_WAIT_POLICY=PASSIVE in its environment (it is read when torch loads): threads that spin at
 barriers stall for minutes as soon as anything else is busy on the machine.
@@ -42,8 +42,9 @@ class TrainSettings:
 
     `method` is "lora" (an adapter of `rank` and `alpha`) or "full" (all weights; a tenth of the learning rate suits
     it). `layers` is how many of the uppermost layers learn (None: all); the backward pass stops below them, so half the
-    layers train about 1.4 times as fast. `threads` are those of one process. `alpha_hard` is the weight of the text
-    where a soft target is known too. `steps` is how many there are, however many epochs that takes (0: `epochs` say).
+    layers train about 1.4 times as fast. `threads` are those of one process, and on a CPU the lanes that share the rows
+    of a step. `alpha_hard` is the weight of the text where a soft target is known too. `steps` is how many there are,
+    however many epochs that takes (0: `epochs` say).
     """
 
     epochs: int = 3

@@ -35,7 +35,7 @@ from router.golden import Golden
 from router.ledger import Report, TaskLine
 
 AGAINST = compare([1.0, 1.0], [1.0, 1.0], 0, [0.8, 0.8], [0.9, 0.9])
-LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3, 0.35, 0.4)
+LINE = TaskLine("triage", 10, 4, 1, 0.5, 2, None, 0.1, 0.2, 0.3, 0.35, 0.0625, 0.4)
 
 
 def test_unknown_money_is_said() -> None:
@@ -51,9 +51,10 @@ def test_values_become_json() -> None:
 def test_tables_show_what_is_unpriced(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     tasks_table([LINE])
-    report_table(Report((LINE,), 0.5, 2, None, 0.3, 3.0, 0.2, 0.1, 0.3, 0.35, 0.4, None))
+    report_table(Report((LINE,), 0.5, 2, None, 0.3, 3.0, 0.2, 0.1, 0.3, 0.35, 0.0625, 0.4, None))
     shown = capsys.readouterr().out
     assert "$0.5000 + 2 unpriced" in shown
+    assert "- repeats $0.0625 - hosted candidates $0.4000" in " ".join(shown.split())
     assert "net saving unpriced" in shown
 
 

@@ -30,6 +30,7 @@ from proxy.teachers import Teachers
 
 AT_ONCE = 4
 PATIENCE = 60.0  # seconds for one answer
+FAILURES = 3  # questions in a row without an answer: the teacher is not there
 HOPELESS = 5  # questions that are declined before any is answered: it is the asking that is wrong
 _DECLINED = (400, 404, 413, 422)  # What the teacher will say again; not paid for.
 _HEADERS = [(b"content-type", b"application/json")]
@@ -62,7 +63,7 @@ class Question:
 class Told:
     """What came of one question. `usd` is what to charge, None unpriced; nothing is charged where it was not `paid`.
 
-    `problem` says why nobody need be asked further just now; `text` is None where there is no answer.
+    `problem` says why it came to nothing, and may be asked again; `text` is None where there is no answer.
     """
 
     text: str | None = None
@@ -126,6 +127,13 @@ class Asked:
     ended: str = "done"
     """Why it ended: "done", "budget", "most", "stopped", or what the teacher failed with."""
     problems: list[str] = field(default_factory=list)
+    failed: int = 0
+    """Questions in a row that came to nothing."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether nobody need be asked further just now: a single broken connection does not say so."""
+        return self.failed >= FAILURES or (self.declined >= HOPELESS and not self.asked)
 
 
 def priced(exchange: str, model: str, body: bytes, teacher: str | None, price: Price, sizes_of: SizesOf) -> Question:
@@ -174,17 +182,17 @@ class Asker:
         stop: asyncio.Event, on_progress: Callable[[int, int], None],
     ) -> None:  # fmt: skip
         for one in due:
-            while not stop.is_set() and not done.problems and not self._start(purse, one, under_way):
+            while not stop.is_set() and not done.hopeless and not self._start(purse, one, under_way):
                 if not under_way:
                     done.ended = "budget" if purse.questions is None or purse.questions else "most"
                     return
                 await self._settle(under_way, purse, done, on_progress)
-            if stop.is_set() or done.problems:
+            if stop.is_set() or done.hopeless:
                 break
         while under_way:
             await self._settle(under_way, purse, done, on_progress)
         if done.problems:
-            done.ended = done.problems[0]
+            done.ended = done.problems[-1]
         elif stop.is_set() and done.asked + done.declined < len(due):
             done.ended = "stopped"
 
@@ -276,6 +284,7 @@ def _count(done: Asked, told: Told) -> None:
     done.cut += told.text is not None and told.finish != "stop"
     if told.paid:
         done.usd = None if done.usd is None or told.usd is None else done.usd + told.usd
+    done.failed = done.failed + 1 if told.problem else 0
     if told.problem:
         done.problems.append(told.problem)
     elif done.declined >= HOPELESS and not done.asked:

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 
 @dataclass
 class Tutor:
-    """Answers each question with `text`; fails with `status` from question `fails_at` on (counted from 0)."""
+    """Answers with `text`; fails with `status` at question `fails_at` (from 0) and `fails` after it, None: all."""
 
     text: str = "Because it says so."
     finish: str = "stop"
@@ -18,6 +18,7 @@ class Tutor:
     usage: bool = True
     status: int = 503
     fails_at: int | None = None
+    fails: int | None = None
     breaks: bool = False
     delay: float = 0.0
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -32,7 +33,8 @@ class Tutor:
         self.asked.append({**body, "authorization": request.headers.get("authorization")})
         number = len(self.asked)  # Before others come in meanwhile.
         await asyncio.sleep(self.delay)
-        if self.fails_at is not None and number > self.fails_at:
+        first = self.fails_at
+        if first is not None and number > first and (self.fails is None or number <= first + 1 + self.fails):
             if self.breaks:
                 return Response(b"{", 200, {"content-length": "100"}, "application/json")
             return JSONResponse({"error": {"message": "no", "type": "t", "code": None, "param": None}}, self.status)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distiller.curate import Recorded
-from distiller.questions import AT_ONCE, HOPELESS, Asked, Asker, Purse
+from distiller.questions import AT_ONCE, FAILURES, HOPELESS, Asked, Asker, Purse
 from distiller.rationales import LONGEST, Wish, kept, question, sort
 from proxy.errors import Refused
 from proxy.log import Log
@@ -161,6 +161,20 @@ def test_an_answer_that_breaks_off_is_charged_at_the_most_it_can_have_cost(log: 
     assert bound is not None
     assert [usd for _, usd, *_ in charged(log, "rationale")] == [pytest.approx(bound / 1e9)]
     assert log.query("SELECT * FROM rationales") == []
+
+
+def test_a_teacher_that_is_back_is_asked_on_and_one_that_stays_away_is_not(log: Log) -> None:
+    rows = recorded(log, 30)
+    back = ask(log, tutor := Tutor(fails_at=4, fails=FAILURES - 2), rows, Wish(100.0, 1.0))
+    assert len(tutor.asked) == 30
+    assert (back.kept, len(back.problems)) == (30 - FAILURES + 1, FAILURES - 1)
+    assert back.ended == back.problems[-1]
+    away = ask(log, tutor := Tutor(fails_at=0), rows, Wish(100.0, 1.0))  # Those that failed are asked again.
+    assert len(tutor.asked) == FAILURES - 1
+    assert away.kept == 0
+    gone = ask(log, tutor := Tutor(fails_at=0), recorded(log, 30), Wish(100.0, 1.0))
+    assert FAILURES <= len(tutor.asked) < FAILURES + AT_ONCE
+    assert "503" in gone.ended
 
 
 def test_a_teacher_that_declines_everything_is_not_asked_for_ever(log: Log) -> None:

@@ -144,7 +144,7 @@ def test_a_student_that_is_surely_worse_than_the_one_that_answers_is_kept_and_no
 
 
 def test_what_people_should_be_told_is_in_the_bundle_too(log: Log, tmp_path: Path) -> None:
-    log.query("UPDATE exchanges SET model = 'gpt-4o-2024-05-13' WHERE answer = 'go'")
+    log.query("UPDATE exchanges SET answered_model = CASE answer WHEN 'go' THEN 'gpt-4o-2024-05-13' ELSE 'gpt-4o' END")
     done = distill(log, head_settings(tmp_path), TASK, lambda *_: None)
     changed, terms = done.notes
     assert changed.startswith("the teacher changed: gpt-4o gave 100 of the answers to gpt-4o")

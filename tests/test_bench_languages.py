@@ -85,5 +85,6 @@ def test_differences_have_the_sign_they_say(better: bool) -> None:
         }  # fmt: skip
 
     shown = tables([answers(JOINT, "x", 9 if better else 1), answers(OWN, "x-de", 5)], 1)
+    assert "(the same)" not in shown  # It was asked its own language only.
     assert f"| de (50, 10) | 0.500 | {0.9 if better else 0.1:.3f} | {0.4 if better else -0.4:+.3f} (" in shown
     assert f"{0 if better else 1} are more than 2 points behind" in shown

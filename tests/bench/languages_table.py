@@ -46,7 +46,7 @@ def _together(kind: str, joint: Answers, own: Mapping[str, Answers], seed: int) 
         "| student of a single teacher |"
     )
     yield "|---|--:|--:|---|--:|--:|--:|"
-    single = max(own.values(), key=lambda one: len(one["test"]), default=None)
+    single = next((one for one in own.values() if len({row["meta"]["lang"] for row in one["test"]}) > 1), None)
     pairs: list[tuple[list[float], list[float]]] = []
     reached = behind = 0
     for lang, one in sorted(own.items()):

@@ -49,6 +49,21 @@ def test_a_small_student_learns_a_task_of_labels(
     assert json.loads((folder / "small" / "small.json").read_text())["kind"] == recipe.__name__.partition("_")[0]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("recipe", [head_student, encoder_student])
+def test_a_rare_language_counts_more_where_it_is_wanted(
+    recipe: object, data: Dataset, settings: Settings, tmp_path: Path
+) -> None:
+    rows = [replace(row, lang="de" if place % 10 == 0 else "en") for place, row in enumerate(data.train)]
+    said = []
+    for temperature in (1.0, 5.0):
+        folder = tmp_path / f"made-{temperature}"
+        folder.mkdir()
+        given = replace(settings, distiller=replace(settings.distiller, language_temperature=temperature))
+        made = recipe(replace(data, train=rows), given, folder, lambda *_: None)  # type: ignore[operator]
+        said.append([answer.logprobs for answer in made.answers])
+    assert said[0] != said[1]
+
+
 def test_a_head_is_for_labels(data: Dataset, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(Refused, match="this task is scored as json"):
         head_student(replace(data, evaluator="json"), settings, tmp_path, lambda *_: None)

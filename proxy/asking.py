@@ -5,7 +5,6 @@ as it was; the client never sees that it was. A teacher that refuses is asked ag
 and then not asked for an hour: by teacher, model and kind of response format, in the memory of one worker.
 """
 
-import codecs
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
@@ -17,7 +16,7 @@ from proxy.derive import CHAT
 from proxy.errors import BadInput
 from proxy.exchange import Exchange
 from proxy.headers import header
-from proxy.splice import spliced, whole_object
+from proxy.splice import body_object, spliced
 from proxy.withholding import Taken, Withheld, withheld
 
 ALTERNATIVES = 20  # the most that OpenAI tells
@@ -55,9 +54,7 @@ def ask_for_logprobs(body: bytes) -> Question | None:
     anything but one JSON object in UTF-8.
     """
     try:
-        body.decode()  # Only to refuse what is not UTF-8.
-        text = body.decode("latin-1")  # One character a byte: positions are those of the body.
-        members, close = whole_object(text, len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0)
+        members, close = body_object(body)
     except (ValueError, RecursionError):
         return None
     last = {member.key: member.value for member in members}

@@ -3,12 +3,11 @@
 Must not know who is asked instead of whom, nor why.
 """
 
-import codecs
 import json
 from collections.abc import Callable
 from typing import NamedTuple
 
-from proxy.splice import spliced, whole_object
+from proxy.splice import body_object, spliced
 
 
 class Renamed(NamedTuple):
@@ -25,9 +24,7 @@ def renamed(body: bytes, instead: Callable[[str], str | None]) -> Renamed | None
     Of a key given twice the last counts, as for JSON parsers.
     """
     try:
-        body.decode()  # Only to refuse what is not UTF-8.
-        text = body.decode("latin-1")  # One character a byte: positions are those of the body.
-        members, _ = whole_object(text, len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0)
+        members, _ = body_object(body)
     except (ValueError, RecursionError):
         return None
     asked = {member.key: member for member in members}.get("model")

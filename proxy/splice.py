@@ -3,6 +3,7 @@
 Must not know what the members mean, nor whose bytes they are.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -49,6 +50,13 @@ def whole_object(text: str, start: int, readers: Mapping[str, Reader] = _EVERY) 
     if text[close + 1 :].strip(" \t\n\r"):
         raise ValueError("more than one JSON value")
     return members, close
+
+
+def body_object(body: bytes) -> tuple[list[Member], int]:
+    """As `whole_object`, of a body in UTF-8, with a mark of that at its start or without; positions are the body's."""
+    body.decode()  # Only to refuse what is not UTF-8.
+    text = body.decode("latin-1")  # One character a byte.
+    return whole_object(text, len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0)
 
 
 def object_at(text: str, start: int, readers: Mapping[str, Reader] = _EVERY) -> tuple[list[Member], int]:

@@ -3,9 +3,7 @@
 Must not know who relays the bytes, nor how usage is taken out of the answer again. What cannot be read is left alone.
 """
 
-import codecs
-
-from proxy.splice import Member, object_at, spliced, whole_object
+from proxy.splice import Member, body_object, object_at, spliced
 
 _ASK = b'"include_usage":true'
 _ASK_OPTIONS = b'{"include_usage":true}'
@@ -20,9 +18,7 @@ def ask_for_usage(body: bytes) -> bytes | None:
     if b'"stream"' not in body:
         return None
     try:
-        body.decode()  # Only to refuse what is not UTF-8.
-        text = body.decode("latin-1")  # One character a byte: positions are those of the body.
-        members, close = whole_object(text, len(codecs.BOM_UTF8) if body.startswith(codecs.BOM_UTF8) else 0)
+        members, close = body_object(body)
         last = {member.key: member for member in members}
         if "stream" not in last or last["stream"].value is not True:
             return None
@@ -31,13 +27,13 @@ def ask_for_usage(body: bytes) -> bytes | None:
             return spliced(body, close, close, b',"stream_options":' + _ASK_OPTIONS)
         if options.value is None:
             return spliced(body, options.at, options.end, _ASK_OPTIONS)
-        return _ask_in(body, text, options) if isinstance(options.value, dict) else None
+        return _ask_in(body, options) if isinstance(options.value, dict) else None
     except (ValueError, RecursionError):
         return None
 
 
-def _ask_in(body: bytes, text: str, options: Member) -> bytes | None:
-    members, close = object_at(text, options.at)
+def _ask_in(body: bytes, options: Member) -> bytes | None:
+    members, close = object_at(body.decode("latin-1"), options.at)
     asked = {member.key: member for member in members}.get("include_usage")
     if asked is None:
         return spliced(body, close, close, b"," + _ASK if members else _ASK)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.splice import items_at, object_at, spliced, value_at, whole_object
+from proxy.splice import body_object, items_at, object_at, spliced, value_at, whole_object
 
 KEYS = st.sampled_from(["usage", "größe", "a\n\\", '"', ""]) | st.text()
 JSON = st.recursive(
@@ -84,3 +84,13 @@ def test_what_is_no_array_is_an_error(text: str) -> None:
 def test_a_key_can_have_a_reader_of_its_own() -> None:
     members, _ = whole_object('{"a":{"b":1},"c":2}', 0, {"a": lambda text, at: (text[at : at + 7], at + 7)})
     assert [(member.key, member.value, member.end) for member in members] == [("a", '{"b":1}', 12), ("c", 2, 18)]
+
+
+def test_a_bodys_positions_are_its_bytes() -> None:
+    for mark in (b"", b"\xef\xbb\xbf"):
+        body = mark + '{"näme": "ü", "model": "m"}'.encode()
+        members, close = body_object(body)
+        assert body[members[1].at : members[1].end] == b'"m"'
+        assert body[close:] == b"}"
+    with pytest.raises(ValueError, match="utf-8"):
+        body_object(b'{"model": "\xff"}')

@@ -90,9 +90,9 @@ def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
     )  # fmt: skip
     if arguments.quick:
         options = replace(
-            options, train_tokens=20_000, encoder_tokens=150_000, epochs=2, rank=8, control_rows=4, holdout=200
+            options, train_tokens=16_000, encoder_tokens=80_000, epochs=2, rank=8, control_rows=4, holdout=150
         )
-    test, characters = (100, 12_000) if arguments.quick else (300, 25_000)
+    test, characters = (80, 8_000) if arguments.quick else (300, 25_000)
     return Limits(base_once(options, folder), test, characters)
 
 

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ _PADDING_TAG = -100
 
 @dataclass(frozen=True, slots=True)
 class EncoderSettings:
-    """How to train: at most `epochs`, and at most `train_tokens` tokens in all, search for the epochs included."""
+    """How to train: at most `epochs`, and at most `train_tokens` tokens in all, search for the epochs included.
+
+    Where that is not enough to read all rows twice, once to search and once to train, the newest that fit are taken.
+    """
 
     epochs: int = 20
     batch: int = 16
@@ -100,8 +104,9 @@ def train_encoder(
 
     `weights`, one a row, are how much each counts in the loss; None: all the same.
 
-    The number of epochs is the one at which most rows of an inner holdout were answered exactly; then it is trained on
-    all rows. Same input and seed, same bytes. Refused where the answers have no fixed form (`extraction.learn`).
+    Rows are in order of time. The number of epochs is the one at which most rows of an inner holdout were answered
+    exactly; then it is trained on all rows. Same input and seed, same bytes. Refused where the answers have no fixed
+    form (`extraction.learn`).
     """
     started = time.perf_counter()
     torch.set_num_threads(settings.threads)
@@ -110,16 +115,20 @@ def train_encoder(
     examples, dropped = _examples(
         tokenizer, rows, learned.targets, len(learned.form.copied), settings.max_tokens, weights or [1.0] * len(rows)
     )
-    if len(examples) < 2:
-        raise Refused(f"no more than {len(examples)} row has copies that fit into max_tokens = {settings.max_tokens}")
-    dropped.update(learned.dropped)
+    fit = _newest(examples, settings.train_tokens // 2)
+    if len(fit) < 2:
+        raise Refused(
+            f"no more than {len(fit)} row has copies within max_tokens = {settings.max_tokens} and fits into "
+            f"distiller.encoder_tokens = {settings.train_tokens}"
+        )
+    dropped.update(learned.dropped, over_budget=len(examples) - len(fit))
     run = _Run(encoder, tokenizer, learned.form, settings, on_progress)
-    epochs, exact = run.search(examples)
-    network, losses = run.train(examples, epochs, lambda _: True)
+    epochs, exact = run.search(fit)
+    network, losses = run.train(fit, epochs, lambda _: True)
     _save(folder, network, tokenizer, learned.form, settings)
     return Facts(
-        rows=len(examples),
-        dropped=dict(dropped),
+        rows=len(fit),
+        dropped=dict(+dropped),
         round_trip=learned.round_trip,
         epochs=epochs,
         exact=exact,
@@ -173,6 +182,13 @@ def _examples(
     return examples, dropped
 
 
+def _newest(examples: Sequence[_Example], most: int) -> Sequence[_Example]:
+    """The last of them, with so many tokens in all at most."""
+    read = accumulate(len(one.reading.ids) for one in reversed(examples))
+    fit = sum(1 for _ in takewhile(lambda tokens: tokens <= most, read))
+    return examples[len(examples) - fit :]
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """One training, of which the search is a part."""
@@ -204,7 +220,7 @@ class _Run:
             return len(scores) - scores.index(max(scores)) <= self.settings.patience
 
         budget = self.settings.train_tokens // (2 * sum(len(one.reading.ids) for one in examples))
-        self.train(rest, max(1, min(self.settings.epochs, budget)), watch)
+        self.train(rest, min(self.settings.epochs, budget), watch)
         best = max(scores)
         return scores.index(best) + 1, best[0]
 

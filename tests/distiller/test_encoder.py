@@ -3,8 +3,11 @@ import random
 from dataclasses import replace
 
 import pytest
+from transformers import AutoTokenizer
 
 from distiller.encoder import EncoderSettings, load, train_encoder
+from distiller.encoder_net import read
+from distiller.predict import one_text
 from proxy.errors import BadInput, Refused
 from router.confidence import confidence
 from tests.distiller.toy_encoder import build_toy_encoder
@@ -131,9 +134,28 @@ def test_rows_are_dropped_by_reason(encoder, tmp_path):
     assert (facts.rows, facts.dropped) == (40, {"not_whole_units": 1, "not_copied": 1})
 
 
-def test_the_token_budget_limits_the_epochs(encoder, tmp_path):
-    facts = train_encoder(encoder, task(24), tmp_path, replace(QUICK, train_tokens=1), lambda *_: None)
-    assert facts.epochs == 1
+def tokens(encoder, rows):
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    return sum(len(read(tokenizer, one_text(prompt), QUICK.max_tokens).ids) for prompt, _ in rows)
+
+
+def test_the_token_budget_limits_the_epochs_and_then_the_rows(encoder, tmp_path):
+    whole = tokens(encoder, task(24))
+    twice = train_encoder(encoder, task(24), tmp_path / "2", replace(QUICK, train_tokens=2 * whole), lambda *_: None)
+    assert (twice.rows, twice.epochs, twice.dropped) == (24, 1, {})
+    less = train_encoder(encoder, task(24), tmp_path / "1", replace(QUICK, train_tokens=whole), lambda *_: None)
+    assert 6 < less.rows < 18
+    assert (less.epochs, less.dropped) == (1, {"over_budget": 24 - less.rows})
+    with pytest.raises(Refused, match="encoder_tokens = 1"):
+        train_encoder(encoder, task(24), tmp_path / "0", replace(QUICK, train_tokens=1), lambda *_: None)
+
+
+def test_the_newest_rows_fit(encoder, tmp_path):
+    old = [(asked(f"long long long long long long {n}"), "old") for n in range(30)]
+    new = [(asked(f"{word} {n}"), label) for n in range(15) for word, label in (("stop", "halt"), ("go", "move"))]
+    budget = 2 * tokens(encoder, new)
+    facts = train_encoder(encoder, old + new, tmp_path, replace(QUICK, train_tokens=budget), lambda *_: None)
+    assert (facts.rows, facts.dropped) == (30, {"over_budget": 30})
 
 
 def test_what_cannot_work_is_said(encoder, tmp_path):

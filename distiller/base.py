@@ -77,6 +77,16 @@ def compute_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return "bfloat16" if flags & BF16_FLAGS else "float32"
 
 
+def shared_threads(config: Any, threads: int) -> int:
+    """How many threads may compute with one model of this configuration at a time: all, or one.
+
+    Rotary positions of the kinds "dynamic" and "longrope" set the model's frequencies anew in each forward pass
+    (transformers' `dynamic_rope_update`), which a second thread would then compute with.
+    """
+    positions = str(getattr(config, "rope_parameters", None))
+    return 1 if "dynamic" in positions or "longrope" in positions else threads
+
+
 def load_model(folder: Path, attention: str = "sdpa") -> Any:
     """The causal language model in `folder`, in this machine's `compute_dtype`, on the CPU."""
     import torch

@@ -15,6 +15,7 @@ from accelerate.utils import AutocastKwargs
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from distiller.base import shared_threads
 from distiller.examples import Encoded, completion_tokens, share, split
 from distiller.lanes import Lanes, lanes
 from distiller.losses import hard_loss, mixed_loss, pad_soft
@@ -105,7 +106,8 @@ class CompletionTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
         self.remove_callback(PrinterCallback)
         self.on_loss = on_loss
         self.alpha_hard = alpha_hard
-        self.threads = threads if self.accelerator.distributed_type in _WHOLE_WEIGHTS else 1
+        whole = self.accelerator.distributed_type in _WHOLE_WEIGHTS
+        self.threads = shared_threads(model.config, threads) if whole else 1
         self.lanes = Lanes(1)
         self.learning = [weight for weight in model.parameters() if weight.requires_grad]
 

@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig
 
-from distiller.base import load_model
+from distiller.base import load_model, shared_threads
 from distiller.examples import render_prompt
 from distiller.lanes import lanes
 from router.confidence import confidence
@@ -68,7 +68,7 @@ def generate(
     order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # like lengths together: little padding
     batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     answers: dict[int, Generated] = {}
-    with lanes(threads) as some:
+    with lanes(shared_threads(model.network.config, threads)) as some:
         told = some.each(lambda batch: _answer(model, [ids[index] for index in batch], max_tokens), batches)
         for batch, own in zip(batches, told, strict=True):
             answers |= zip(batch, own, strict=True)

@@ -4,10 +4,10 @@ from pathlib import Path, PurePosixPath
 import huggingface_hub.constants
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import distiller.base
-from distiller.base import DEFAULT_BASE, base_identity, compute_dtype, load_model, resolve_base
+from distiller.base import DEFAULT_BASE, base_identity, compute_dtype, load_model, resolve_base, shared_threads
 from proxy.errors import BadInput, Unavailable
 from tests.distiller.toy import build_toy
 
@@ -120,3 +120,12 @@ def test_bfloat16_only_where_the_cpu_computes_it(tmp_path, flags: str, dtype: st
 def test_a_model_computes_in_that_format(toy):
     AutoModelForCausalLM.from_pretrained(toy, dtype=torch.float16).save_pretrained(toy)
     assert str(load_model(toy).dtype) == f"torch.{compute_dtype()}"
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [("default", 4), ("linear", 4), ("dynamic", 1), ("longrope", 1)])
+def test_what_reading_changes_is_for_one_thread(kind: str, allowed: int) -> None:
+    positions = {"rope_type": kind, "rope_theta": 10000.0, "factor": 2.0}
+    if kind == "longrope":
+        positions |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "original_max_position_embeddings": 64}
+    config = LlamaConfig(hidden_size=16, num_attention_heads=2, max_position_embeddings=128, rope_parameters=positions)
+    assert shared_threads(config, 4) == allowed

@@ -90,15 +90,9 @@ def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
     )  # fmt: skip
     if arguments.quick:
         options = replace(
-            options,
-            max_rows=1500,
-            train_tokens=16_000,
-            encoder_tokens=80_000,
-            epochs=2,
-            rank=8,
-            control_rows=4,
+            options, max_rows=1500, train_tokens=16_000, encoder_tokens=80_000, epochs=2, rank=8, control_rows=4,
             holdout=150,
-        )
+        )  # fmt: skip
     test, characters = (80, 8_000) if arguments.quick else (300, 25_000)
     return Limits(base_once(options, folder), test, characters)
 

@@ -12,7 +12,6 @@ reasons `tests.bench.ab`, for one language and teacher or for many `tests.bench.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -26,15 +25,13 @@ from distiller.settings import STUDENTS, DistillerSettings
 from tests.bench.distill_answers import Limits, Line, base_once, read_set, student
 from tests.bench.distill_table import majority, table, verdicts
 from tests.bench.gate import chosen_sets
+from tests.bench.kept import add_source, keeping, read
 
 
 def main() -> int:
     """Run and print."""
     arguments = _arguments()
-    if arguments.answers:
-        found = [json.loads(line) for line in arguments.answers.read_text(encoding="utf-8").splitlines()]
-    else:
-        found = list(_made(arguments))
+    found = read(arguments.answers) if arguments.answers else list(_made(arguments))
     own = [one for one in found if one["part"] == "own"]
     controls = {one["set"]: one for one in found if one["part"] == "controls"}
     print(table(own, controls, arguments.margin, arguments.alpha, arguments.seed))
@@ -43,10 +40,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="folder of sets")
-    source.add_argument("--answers", type=Path, help="what --keep wrote")
-    parser.add_argument("--keep", type=Path)
+    add_source(parser)
     parser.add_argument("--sets", default="", help="names with commas between them (default: all)")
     parser.add_argument("--kinds", default=",".join(DistillerSettings().students), help=f"of {', '.join(STUDENTS)}")
     parser.add_argument("--quick", action="store_true")
@@ -57,17 +51,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def _made(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    started = time.monotonic()
+    started, keep = time.monotonic(), keeping(arguments.keep)
 
     def say(line: str) -> None:
         print(f"{time.monotonic() - started:6.0f} s  {line}", file=sys.stderr, flush=True)
 
     def kept(part: str, answers: dict[str, Any]) -> dict[str, Any]:
-        line = {"part": part, **answers}
-        if arguments.keep:
-            with arguments.keep.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(line) + "\n")
-        return line
+        return keep({"part": part, **answers})
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -12,7 +12,6 @@ student, a student of another task. Prints Markdown; a declined one that was cer
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -24,15 +23,13 @@ from typing import Any
 from proxy.errors import Refused
 from proxy.traffic_file import read_traffic
 from tests.bench.gate_table import table
+from tests.bench.kept import add_source, keeping, read
 
 
 def main() -> int:
     """Run and print; the exit code says whether something that must be declined was certified."""
     arguments = _arguments()
-    if arguments.answers:
-        found = [json.loads(line) for line in arguments.answers.read_text(encoding="utf-8").splitlines()]
-    else:
-        found = list(_answered(arguments))
+    found = read(arguments.answers) if arguments.answers else list(_answered(arguments))
     text, wrong = table(found, arguments.margin, arguments.alpha, arguments.seed)
     print(text)
     return 1 if wrong else 0
@@ -40,10 +37,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="folder of sets")
-    source.add_argument("--answers", type=Path, help="what --keep wrote")
-    parser.add_argument("--keep", type=Path)
+    add_source(parser)
     parser.add_argument("--sets", default="", help="names with commas between them (default: all)")
     parser.add_argument("--train-tokens", type=int, default=40_000, help="a student, prompts and epochs included")
     parser.add_argument("--epochs", type=int, default=2)
@@ -62,17 +56,13 @@ def _answered(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One mapping a student, as soon as it has answered."""
     from tests.bench.gate_answers import FOREIGN, OWN, SHUFFLED, Budget, Workshop  # torch: not needed for a table
 
-    started = time.monotonic()
+    started, keep = time.monotonic(), keeping(arguments.keep)
 
     def say(line: str) -> None:
         print(f"{time.monotonic() - started:6.0f} s  {line}", file=sys.stderr, flush=True)
 
     def kept(kind: str, answers: dict[str, Any]) -> dict[str, Any]:
-        line = {"kind": kind, **answers}
-        if arguments.keep:
-            with arguments.keep.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(line) + "\n")
-        return line
+        return keep({"kind": kind, **answers})
 
     budget = Budget(
         arguments.train_tokens, arguments.epochs, arguments.rank, arguments.holdout, arguments.rows,

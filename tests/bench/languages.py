@@ -23,7 +23,6 @@ kept out for that.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -41,6 +40,7 @@ from distiller.fertility import by_group
 from distiller.settings import DistillerSettings
 from tests.bench.distill_answers import Limits, Line, base_once, read_set, student
 from tests.bench.gate_answers import fill
+from tests.bench.kept import add_source, keeping, read
 from tests.bench.languages_table import BALANCED, FERTILITY, JOINT, OWN, SKEWED, tables
 from tests.logs import migrated
 
@@ -66,10 +66,10 @@ def main() -> int:
     """Run and print."""
     arguments = _arguments()
     if arguments.answers:
-        found = [json.loads(line) for line in arguments.answers.read_text(encoding="utf-8").splitlines()]
+        found = read(arguments.answers)
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            found = [_kept(one, arguments.keep) for one in _made(arguments, Path(scratch))]
+            found = list(map(keeping(arguments.keep), _made(arguments, Path(scratch))))
     print(tables(found, arguments.seed))
     return 0
 
@@ -164,13 +164,6 @@ def _made(arguments: argparse.Namespace, folder: Path) -> Iterator[Answers]:
             yield made(part, kind, limits, len(earlier), folder, say)
 
 
-def _kept(found: Answers, keep: Path | None) -> Answers:
-    if keep:
-        with keep.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(found) + "\n")
-    return found
-
-
 def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
     options = DistillerSettings(
         min_exchanges=20, max_rows=4000, holdout=200, seed=arguments.seed, threads=2, control_rows=4, epochs=4,
@@ -183,10 +176,7 @@ def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="folder of sets")
-    source.add_argument("--answers", type=Path, help="what --keep wrote")
-    parser.add_argument("--keep", type=Path)
+    add_source(parser)
     parser.add_argument("--set", default="nlu_multilingual_json")
     parser.add_argument("--kinds", default="", help="names with commas between them")
     parser.add_argument("--quick", action="store_true")

@@ -40,10 +40,10 @@ def test_skewed_traffic_has_ever_fewer_rows_of_each_language() -> None:
 
 
 def test_a_student_of_a_part_costs_its_part() -> None:
-    limits = Limits(DistillerSettings(encoder_tokens=1000, train_tokens=500), 10, 10)
+    limits = Limits(DistillerSettings(encoder_tokens=1000, train_tokens=500), 10, 10, 5)
     found = budget(limits, 30, 120).options
     assert (found.encoder_tokens, found.train_tokens) == (250, 125)
-    assert budget(Limits(DistillerSettings(encoder_tokens=1000), 10, 10), 30, 120).options.train_tokens == 0
+    assert budget(Limits(DistillerSettings(encoder_tokens=1000), 10, 10, 5), 30, 120).options.train_tokens == 0
 
 
 def test_the_students_are_made_and_compared_row_by_row(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_the_students_are_made_and_compared_row_by_row(tmp_path: Path) -> None:
     base = toy_settings(tmp_path).distiller.base
     limits = Limits(DistillerSettings(
         encoder=given.encoder, base=base, min_exchanges=20, control_rows=4, threads=1, holdout=10,
-    ), 100, 10_000)  # fmt: skip
+    ), 100, 10_000, 80)  # fmt: skip
     earlier, later = lines(60, "de", "en"), lines(12, "de", "en")
     (tmp_path / "made").mkdir()
     found: list[dict[str, Any]] = [{"part": FERTILITY, **fertilities(earlier, limits, tmp_path / "made")}]

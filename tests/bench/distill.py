@@ -80,11 +80,11 @@ def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
     )  # fmt: skip
     if arguments.quick:
         options = replace(
-            options, max_rows=1500, train_tokens=16_000, encoder_tokens=80_000, epochs=2, rank=8, control_rows=4,
-            holdout=150,
+            options, max_rows=1000, train_tokens=12_000, encoder_tokens=60_000, epochs=2, rank=8, control_rows=4,
+            holdout=120,
         )  # fmt: skip
-    test, characters = (80, 8_000) if arguments.quick else (300, 25_000)
-    return Limits(base_once(options, folder), test, characters)
+    test, characters, fewest = (60, 6_000, 24) if arguments.quick else (300, 25_000, 80)
+    return Limits(base_once(options, folder), test, characters, fewest)
 
 
 def _controls(answers: dict[str, Any], earlier: Sequence[Line], later: Sequence[Line]) -> dict[str, Any]:

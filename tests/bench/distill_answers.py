@@ -24,8 +24,6 @@ from router.prompt import student_messages
 from tests.bench.gate_answers import fill, holdout_of
 from tests.logs import migrated
 
-_FEWEST = 80  # rows, however long their answers are
-
 Say = Callable[[str], None]
 
 
@@ -42,12 +40,14 @@ class Line:
 class Limits:
     """What one student may cost.
 
-    A language model answers at most `test` later rows; `characters` bound them and its holdout where answers are long.
+    A language model answers at most `test` later rows; `characters` bound them and its holdout where answers are long,
+    but `fewest` rows are asked however long their answers are.
     """
 
     options: DistillerSettings
     test: int
     characters: int
+    fewest: int
 
 
 def read_set(folder: Path) -> tuple[list[Line], list[Line]]:
@@ -103,7 +103,7 @@ def _line(line: Line, said: Generated) -> dict[str, Any]:
 
 def _few(lines: Sequence[Line], most: int, limits: Limits) -> int:
     characters = sum(len(line.row.answer or "") for line in lines) / len(lines)
-    return min(most, max(_FEWEST, int(limits.characters / max(characters, 1))))
+    return min(most, max(limits.fewest, int(limits.characters / max(characters, 1))))
 
 
 def _lines(path: Path) -> list[Line]:

@@ -171,7 +171,7 @@ def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
     )  # fmt: skip
     if arguments.quick:
         options = replace(options, train_tokens=100_000, encoder_tokens=300_000, epochs=2, rank=8)
-    return Limits(base_once(options, folder), test=1000, characters=1_000_000)
+    return Limits(base_once(options, folder), test=1000, characters=1_000_000, fewest=80)
 
 
 def _arguments() -> argparse.Namespace:

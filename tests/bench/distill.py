@@ -83,10 +83,10 @@ def _limits(arguments: argparse.Namespace, folder: Path) -> Limits:
     )  # fmt: skip
     if arguments.quick:
         options = replace(
-            options, max_rows=1000, train_tokens=8_000, encoder_tokens=40_000, epochs=2, rank=8, control_rows=4,
-            holdout=120, max_tokens=320,
+            options, max_rows=1000, train_tokens=6_000, encoder_tokens=30_000, epochs=2, rank=8, control_rows=4,
+            holdout=120, max_tokens=256,
         )  # fmt: skip
-    test, characters, fewest = (60, 6_000, 24) if arguments.quick else (300, 25_000, 80)
+    test, characters, fewest = (40, 3_000, 12) if arguments.quick else (300, 25_000, 80)
     return Limits(base_once(options, folder), test, characters, fewest)
 
 

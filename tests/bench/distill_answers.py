@@ -18,7 +18,7 @@ from distiller.generate import Generated, generate
 from distiller.settings import DistillerSettings, Settings
 from distiller.small import load_small
 from distiller.tries import KINDS
-from proxy.errors import StillroomError
+from proxy.errors import Refused, StillroomError
 from proxy.traffic_file import Row, parse_row
 from router.prompt import student_messages
 from tests.bench.gate_answers import fill, holdout_of
@@ -61,9 +61,6 @@ def student(
     name: str, kind: str, earlier: Sequence[Line], later: Sequence[Line], limits: Limits, folder: Path, say: Say
 ) -> dict[str, Any]:
     """Distill a student of this kind from the earlier rows and have it answer the later; `why` where there is none."""
-    if (called := sum(line.row.answer is None for line in earlier) / len(earlier)) > _CALLED:
-        say(f"{name}, {kind}: {called:.0%} of the answers are tool calls")
-        return {"set": name, "kind": kind, "why": f"{called:.0%} of the answers are tool calls: students learn texts"}
     home = folder / f"{name}-{kind}-{len(list(folder.iterdir()))}"
     home.mkdir()
     options = replace(limits.options, students=(kind,))
@@ -73,6 +70,7 @@ def student(
     log = migrated(home)
     started = time.monotonic()
     try:
+        _require_texts(earlier)
         langs = [str(line.meta["lang"]) for line in earlier if "lang" in line.meta]
         fill(log, [line.row for line in earlier], name, langs if len(langs) == len(earlier) else ())
         done = distill(log, settings, name, lambda *_: None)
@@ -92,6 +90,12 @@ def student(
         "scores": asdict(done.holdout), "languages": asdict(done.languages), "holdout": holdout_of(done.bundle),
         "test": [_line(line, one) for line, one in zip(asked, said, strict=True)],
     }  # fmt: skip
+
+
+def _require_texts(lines: Sequence[Line]) -> None:
+    called = sum(line.row.answer is None for line in lines) / len(lines)
+    if called > _CALLED:
+        raise Refused(f"{called:.0%} of the answers are tool calls: students learn texts")
 
 
 def _answers(bundle: Path, card: Mapping[str, Any], lines: Iterable[Line], threads: int) -> list[Generated]:

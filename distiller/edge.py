@@ -89,13 +89,19 @@ def exported(exports: Path, student: str) -> Path:
 
 
 def serve(folder: Path, port: int, running: Running) -> None:
-    """Serve the student in `folder` on loopback until SIGINT or SIGTERM; Unavailable when that is not possible."""
+    """Serve the student in `folder` on loopback until SIGINT or SIGTERM, which end the process with exit code 0.
+
+    Unavailable when that is not possible.
+    """
     served = read_served(folder)
     with bound(HOST, port) as listener:
         engine = start_llama(served, folder, running)
         app = create_door(served, engine.listening_address)
         print(f"{served.student} answers on http://{HOST}:{listener.getsockname()[1]}/v1 (Ctrl-C stops it)", flush=True)
         web.run_app(app, sock=listener, print=None, access_log=None)
+        # Let go of, llama.cpp's server on a busy machine now and then waits for ever. There is nothing of it to keep.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def start_llama(served: Served, folder: Path, running: Running) -> Any:

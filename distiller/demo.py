@@ -23,8 +23,7 @@ from rich.console import Console
 from distiller.base import DEFAULT_BASE
 from distiller.distill import Distilled, distill
 from distiller.sample_traffic import sample_traffic, write_traffic
-from distiller.settings import Settings
-from distiller.settings_file import load_settings
+from distiller.settings import Settings, load_settings
 from distiller.terminal import money, progress, untuned
 from proxy.errors import BadInput, StillroomError, Unavailable
 from proxy.listening import free_port

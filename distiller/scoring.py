@@ -8,18 +8,18 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from distiller.settings import Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from proxy.translate import close_litellm
-from router.charges import append
 from router.evaluators import JUDGE, evaluator
 from router.judge import Judge
 from router.judge_client import connect_judge
-from router.judging import fit, fit_judge, in_words, judge_charges, judged
-from router.prices import PriceList
+from router.judging import charge_judge, fit, fit_judge, in_words, judged
+from router.prices import cost, price_map
 from router.said import Said
 from router.settings import TaskSettings
 
@@ -47,7 +47,7 @@ def scoring(log: Log, settings: Settings, task: str, name: str, declared: TaskSe
         score = evaluator(name, declared.aliases, declared.sets)
         yield lambda answers: [score(each.request, Said(each.teacher), Said(each.other)) for each in answers]
         return
-    judge = connect_judge(settings.judge, PriceList(settings.money))
+    judge = connect_judge(settings.judge, partial(cost, price_map(settings.money.prices)))
     if judge is None:
         raise BadInput(f"task {task!r} is for a judge: set judge.model")
     with asyncio.Runner() as runner:
@@ -64,8 +64,7 @@ async def _judged(log: Log, judge: Judge, task: str, answers: Sequence[Answered]
     """What was not judged counts as the worst: a holdout only proposes, so hours of training are not thrown away."""
     asked = [each for each in answers if each.other.strip()]
     said = await asyncio.gather(*(judged(judge, a.exchange, a.request["messages"], a.teacher, a.other) for a in asked))
-    charges = judge_charges(task, judge.name, [one.bill for one in said])
-    log.transaction(lambda connection: append(connection, charges))
+    log.transaction(lambda connection: charge_judge(connection, task, judge.name, [one.bill for one in said]))
     failed = [one.error for one in said if one.error is not None]
     if failed:
         _log.warning(

@@ -11,7 +11,6 @@ from typing import Any
 
 from proxy import messages
 from proxy.errors import BadInput
-from proxy.kinds import Call
 from proxy.responses import answer_as_chat, counts, request_as_chat, streamed
 from proxy.tasks import task_of
 
@@ -24,6 +23,8 @@ PAID = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, MESSAGES)
 """What is read for its tokens, and so has a price."""
 # From a request's body, an answer's text and its tool calls to prompt and completion tokens.
 Estimate = Callable[[Mapping[str, Any], str | None, Sequence[Any]], tuple[int, int]]
+# Called with model, prompt tokens, cached tokens, completion tokens; US dollars, or None for unpriced.
+Price = Callable[[str | None, int | None, int | None, int | None], float | None]
 _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, BadInput)
 
 
@@ -31,7 +32,7 @@ _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, Re
 class Derived:
     """Columns of the log; None where unknown. `usage` is the provider's own object as JSON, verbatim in content.
 
-    `model` is the one that was asked, `answered_model` who the answer says it is from, `service_tier` in which tier.
+    `model` is the one that was asked, `answered_model` who the answer says it is from.
     """
 
     task: str | None = None
@@ -46,13 +47,6 @@ class Derived:
     usage_source: str | None = None
     ended: bool = True
     answered_model: str | None = None
-    service_tier: str | None = None
-
-    def call(self, model: str | None) -> Call:
-        """What it is to be paid for, just now, as an answer of `model`."""
-        return Call(
-            model, self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.usage, self.service_tier
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +57,6 @@ class _Reply:
     finish_reason: str | None
     usage: Mapping[str, Any] | None
     ended: bool
-    tier: str | None = None
 
 
 def derive(
@@ -94,9 +87,8 @@ def derive(
 
 def _reply(path: str, stream: bool, response: str) -> _Reply:
     if path == RESPONSES:
-        said = streamed(_events(response)) if stream else json.loads(response)
-        reply = _from_object(answer_as_chat(said))
-        return replace(reply, ended=reply.finish_reason is not None, tier=said.get("service_tier"))
+        reply = _from_object(answer_as_chat(streamed(_events(response)) if stream else json.loads(response)))
+        return replace(reply, ended=reply.finish_reason is not None)
     if path == MESSAGES:
         message = messages.streamed(_events(response)) if stream else json.loads(response)
         reply = _from_object(messages.answer_as_chat(message))
@@ -178,7 +170,6 @@ def _columns(
         usage_source=source,
         ended=reply.ended,
         answered_model=_text(reply.model),
-        service_tier=_text(reply.tier),
     )
 
 
@@ -192,7 +183,6 @@ def _from_object(body: Mapping[str, Any]) -> _Reply:
         finish_reason=choice.get("finish_reason"),
         usage=body.get("usage"),
         ended=True,
-        tier=body.get("service_tier"),
     )
 
 
@@ -200,7 +190,7 @@ def _from_stream(text: str) -> _Reply:
     """Reassemble choice 0 of a chunked answer; usage is taken from whichever chunk carries it."""
     content: list[str] = []
     calls: dict[int, dict[str, Any]] = {}
-    model = finish = usage = tier = None
+    model = finish = usage = None
     ended = False
     for data in _events(text):
         if data == "[DONE]":
@@ -208,7 +198,6 @@ def _from_stream(text: str) -> _Reply:
             continue
         chunk = json.loads(data)
         model, usage = chunk.get("model") or model, chunk.get("usage") or usage
-        tier = chunk.get("service_tier") or tier
         for choice in chunk.get("choices") or []:
             if choice.get("index", 0) == 0:
                 delta = choice.get("delta") or {"content": choice.get("text")}
@@ -217,7 +206,7 @@ def _from_stream(text: str) -> _Reply:
                 finish = choice.get("finish_reason") or finish
     tool_calls = [calls[index] for index in sorted(calls)]
     answer = "".join(content) if any(content) or not tool_calls else None
-    return _Reply(model, answer, tool_calls, finish, usage, ended, tier)
+    return _Reply(model, answer, tool_calls, finish, usage, ended)
 
 
 def _events(text: str) -> Iterator[str]:

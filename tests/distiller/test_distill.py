@@ -9,7 +9,6 @@ import pytest
 from distiller.ab import RESULT
 from distiller.adapter_student import adapter_student
 from distiller.bundle import listed
-from distiller.course import courses
 from distiller.dataset import Dataset
 from distiller.distill import distill
 from distiller.engines import VLLM
@@ -46,12 +45,6 @@ def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) 
     done = distill(log, toy_settings(tmp_path), TASK, lambda step, at, of: steps.append(step))
     assert (done.read, done.dropped, done.trained_rows) == (152, {"error": 1, "partial": 1}, 120)
     assert {"training", "holdout", "untuned base as control"} <= set(steps)
-    (course,) = courses(Settings(home=str(tmp_path)).courses)
-    assert (course.task, course.student, course.failed, course.running) == (TASK, done.bundle.id, None, False)
-    last = [point for point in course.points if point.what == "training"][-1]
-    assert (last.done, last.of, last.tokens) == (done.trained["steps"], done.trained["steps"], done.trained["tokens"])
-    assert last.loss is not None
-    assert [(one.kind, one.score) for one in course.scored] == [("adapter", done.holdout.student)]
     assert done.holdout.student > max(done.holdout.base, done.holdout.majority)
     (candidate,) = candidates(log)
     knots = done.calibration.knots

@@ -12,7 +12,7 @@ from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput
 from proxy.ids import ulid
 from proxy.log import Log
-from router.charges import charge
+from router.ledger import charge
 from router.settings import MoneySettings, RouterSettings, TaskSettings
 from tests.distiller.test_noise import tickets
 from tests.distiller.toy_task import toy_log, toy_settings

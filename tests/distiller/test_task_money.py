@@ -6,7 +6,7 @@ import pytest
 from distiller.settings import Settings
 from distiller.task_money import WINDOW, per_day, prices, teacher_usd, training_usd
 from proxy.log import Log
-from router.charges import charge
+from router.ledger import charge
 from router.settings import MoneySettings
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert, spent

@@ -50,11 +50,11 @@ def lanes(count: int) -> Iterator[Lanes]:
     if count == 1 or torch.cuda.is_available():
         yield Lanes(1)
         return
-    cores = torch.get_num_threads()
+    cores, pool = torch.get_num_threads(), ThreadPoolExecutor(count, "lane")
     try:
-        with ThreadPoolExecutor(count, "lane") as pool:
-            yield Lanes(count, pool)
+        yield Lanes(count, pool)
     finally:
+        pool.shutdown(cancel_futures=True)  # An interrupt amid queueing leaves items that no caller knows of.
         torch.set_num_threads(cores)  # Threads to come would begin with what a lane set last.
 
 

@@ -106,13 +106,18 @@ def test_a_caller_that_goes_no_further_waits_for_what_was_begun():
 
 
 def test_an_interrupt_leaves_no_thread():
-    """Ctrl-C while the caller waits for a lane."""
+    """Ctrl-C while the caller queues items or waits for one, both lanes begun.
+
+    In the instant in which a lane begins, its pool does not know it yet and cannot wait for it: it ends by itself.
+    """
 
     def work(item: int) -> None:
-        if item == 1:
+        begun.append(item)
+        if item == 2:  # Queued only after the second lane had begun.
             signal.raise_signal(signal.SIGINT)
         time.sleep(0.01)
 
+    begun: list[int] = []
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # One of several test processes ignores it.
     try:
         with pytest.raises(KeyboardInterrupt), lanes(2) as two:
@@ -120,6 +125,7 @@ def test_an_interrupt_leaves_no_thread():
     finally:
         signal.signal(signal.SIGINT, before)
     assert not threads_of_lanes()
+    assert len(begun) < 1000
 
 
 def test_one_lane_is_the_caller():

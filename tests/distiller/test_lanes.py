@@ -77,6 +77,7 @@ def test_an_error_reaches_the_caller_in_its_turn_and_nothing_runs_on(count: int)
         begun.append(item)
         if item == 1:
             raise Broken
+        time.sleep(0.01)  # Or all are done before the caller looks.
         return item
 
     done: list[int] = []

@@ -1,6 +1,8 @@
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from itertools import islice
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distiller.lanes import Lanes, lanes
+from tests.servers import eventually
 
 
 @given(st.integers(1, 4), st.lists(st.integers(), max_size=9))
@@ -106,23 +109,38 @@ def test_a_caller_that_goes_no_further_waits_for_what_was_begun():
         assert len(ended) == seen
 
 
-def test_an_interrupt_leaves_no_thread():
-    """Ctrl-C while the caller queues items or waits for one, both lanes begun.
+class Queued(list[int]):
+    """Items that tell when the last of them was taken."""
 
-    In the instant in which a lane begins, its pool does not know it yet and cannot wait for it: it ends by itself.
+    def __init__(self, items: range) -> None:
+        super().__init__(items)
+        self.all = threading.Event()
+
+    def __iter__(self) -> Iterator[int]:
+        yield from super().__iter__()
+        self.all.set()
+
+
+def test_an_interrupt_leaves_no_thread():
+    """Ctrl-C while the caller waits for a lane.
+
+    Between two instructions of a lock it would leave that lock taken for ever, which no caller of Python's can help; so
+    the lane sees to it that the caller waits.
     """
+    items, begun, caller = Queued(range(1000)), list[int](), threading.get_ident()
 
     def work(item: int) -> None:
         begun.append(item)
-        if item == 2:  # Queued only after the second lane had begun.
+        if item == 2:
+            assert items.all.wait(60)
+            eventually(lambda: sys._current_frames()[caller].f_code.co_name == "wait", 60)
             signal.raise_signal(signal.SIGINT)
         time.sleep(0.01)
 
-    begun: list[int] = []
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # One of several test processes ignores it.
     try:
         with pytest.raises(KeyboardInterrupt), lanes(2) as two:
-            list(two.each(work, range(1000)))
+            list(two.each(work, items))
     finally:
         signal.signal(signal.SIGINT, before)
     assert not threads_of_lanes()

@@ -37,10 +37,11 @@ def resolve_encoder(name: str, cache: Path) -> Path:
 
     BadInput for a folder that holds no model, Unavailable where the model cannot be had now.
     """
-    return resolve_model(name, cache, DEFAULT_ENCODER, lambda _: _packaged())
+    return resolve_model(name, cache, DEFAULT_ENCODER, lambda _: packaged_folder())
 
 
-def _packaged() -> Path:
+def packaged_folder() -> Path:
+    """The default encoder as it is shipped; Unavailable where it is not installed."""
     return shipped_file(_PACKAGE, "model/config.json", f"the encoder {DEFAULT_ENCODER}").parent
 
 

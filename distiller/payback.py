@@ -15,7 +15,7 @@ Shadow comparisons, the teacher's yardsticks and a judge are not in it: they end
 
 from dataclasses import dataclass
 
-AMORTISED = 30
+from router.breaking_even import AMORTISED
 
 
 @dataclass(frozen=True, slots=True)

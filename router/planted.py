@@ -131,3 +131,4 @@ _CHANGES: Mapping[str, tuple[bool, Change]] = MappingProxyType(
         "respaced": (False, _respaced),
     }
 )
+KINDS = tuple(_CHANGES)

@@ -13,7 +13,10 @@ MAY_IMPORT = {
     "router": {"router", "proxy"},
     "distiller": {"distiller", "router", "proxy"},
 }
-HEAVY = ("torch", "transformers", "litellm", "vllm", "sklearn", "duckdb", "spacy", "presidio_analyzer", "py3langid")
+HEAVY = (
+    "torch", "transformers", "litellm", "vllm", "sklearn", "duckdb", "spacy", "presidio_analyzer", "py3langid",
+    "jinja2",
+)  # fmt: skip
 LOADED = f"import sys; print(*[name for name in {HEAVY} if name in sys.modules])"
 # What `stillroom worker` imports, up to the point where it would take over a socket.
 WORKER = """

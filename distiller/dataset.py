@@ -29,9 +29,8 @@ coalesce(answered_model, ''), teacher, lang
 """
 _NEWEST = f"""
 SELECT {_COLUMNS} FROM exchanges AT (VERSION => {{version}})
-WHERE task = $task AND served_by = 'teacher' AND path = '/v1/chat/completions' AND request_encoding = 'utf-8'
-  AND ($until = '' OR id <= $until)
-ORDER BY id DESC LIMIT $most
+WHERE task = ? AND served_by = 'teacher' AND path = '/v1/chat/completions' AND request_encoding = 'utf-8'
+ORDER BY id DESC LIMIT ?
 """
 _NAMED = f"SELECT {_COLUMNS} FROM exchanges WHERE id IN (SELECT unnest(CAST(? AS VARCHAR[])))"
 
@@ -62,21 +61,16 @@ class Dataset:
     """Of the teacher, over all that was read."""
     terms: tuple[Terms, ...] = ()
     """Of those whose answers are in `train`."""
-    until: str = ""
-    """The last exchange that was looked at, where it was given: a training that ends early can then be gone on with."""
 
     def asked(self, rows: Sequence[Recorded]) -> list[list[dict[str, str]]]:
         """The rows' prompts as the student is shown them."""
         return [student_messages(row.messages, self.static) for row in rows]
 
 
-def dataset(log: Log, task: str, settings: Settings, until: str = "") -> Dataset:
-    """The newest exchanges of `task`, up to the id `until` where one is given.
-
-    BadInput where there are none, Refused where too few are fit to learn from.
-    """
+def dataset(log: Log, task: str, settings: Settings) -> Dataset:
+    """The newest exchanges of `task`; BadInput where there are none, Refused where too few are fit to learn from."""
     options, declared = settings.distiller, settings.router.tasks.get(task, TaskSettings())
-    snapshot, rows = newest(log, task, options.max_rows, until)
+    snapshot, rows = newest(log, task, options.max_rows)
     seen = snapshots(rows)
     fit = [row for row in rows if options.snapshots != CURRENT or not outdated(row, seen)]
     curation: Curation = curate(fit)
@@ -94,13 +88,13 @@ def dataset(log: Log, task: str, settings: Settings, until: str = "") -> Dataset
     made = _dataset(task, snapshot, len(rows), dropped, parts.train, parts.holdout, evaluator, declared)
     terms = terms_of(parts.train, settings.teacher, options.teacher_terms_ack)
     check(terms, options.terms, options.provider_terms, task)
-    return replace(made, incumbent=incumbent(log, task), snapshots=seen, terms=terms, until=until)
+    return replace(made, incumbent=incumbent(log, task), snapshots=seen, terms=terms)
 
 
-def newest(log: Log, task: str, most: int, until: str = "") -> tuple[int, list[Recorded]]:
+def newest(log: Log, task: str, most: int) -> tuple[int, list[Recorded]]:
     """The log's snapshot, and at most so many exchanges the teacher answered; BadInput where the task has none."""
-    snapshot, given = log.snapshot(), {"task": task, "most": most, "until": until}
-    rows = [_recorded(*row) for row in log.query(_NEWEST.format(version=snapshot), given)]
+    snapshot = log.snapshot()
+    rows = [_recorded(*row) for row in log.query(_NEWEST.format(version=snapshot), [task, most])]
     if not rows:
         raise BadInput(f"task {task!r} has no recorded exchange: `stillroom tasks` lists the ones there are")
     return snapshot, rows

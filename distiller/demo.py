@@ -23,14 +23,13 @@ from rich.console import Console
 from distiller.base import DEFAULT_BASE
 from distiller.distill import Distilled, distill
 from distiller.sample_traffic import sample_traffic, write_traffic
-from distiller.settings import Settings
-from distiller.settings_file import load_settings
+from distiller.settings import Settings, load_settings
 from distiller.terminal import money, progress, untuned
 from proxy.errors import BadInput, StillroomError, Unavailable
 from proxy.listening import free_port
 from proxy.log import Log, open_log
 from proxy.traffic_file import Row, read_traffic
-from router.ledger import Report, report, summed
+from router.ledger import Report, report
 from router.lifecycle import standing
 from router.registry import CANARY, LIVE, SHADOW, Watch, candidates
 from router.shadow import waiting
@@ -300,14 +299,16 @@ class _Loop:
 
 
 def _money(show: Callable[[str], None], ledger: Report) -> None:
-    without = summed(ledger.teacher_usd, ledger.avoided_usd)
+    without = None if ledger.avoided_usd is None else ledger.teacher_usd + ledger.avoided_usd
+    asked = ledger.audit_usd + ledger.judge_usd + ledger.rationale_usd + ledger.repeat_usd
+    learning = ledger.serving_usd + ledger.training_usd + asked
     show(f"  cost without      {money(without)} (every request to the teacher; estimate)")
     spent = f"teacher {money(ledger.teacher_usd)} + serving {money(ledger.serving_usd)}"
     learned = f"training {money(ledger.training_usd)} + audit {money(ledger.audit_usd)}"
     learned += f" + judge {money(ledger.judge_usd)}" if ledger.judge_usd else ""
     learned += f" + rationales {money(ledger.rationale_usd)}" if ledger.rationale_usd else ""
     learned += f" + repeats {money(ledger.repeat_usd)}" if ledger.repeat_usd else ""
-    show(f"  cost with         {money(summed(ledger.teacher_usd, ledger.costs_usd))} = {spent} + {learned}")
+    show(f"  cost with         {money(ledger.teacher_usd + learning)} = {spent} + {learned}")
     show(f"  net saving        {money(ledger.net_usd)} so far")
 
 

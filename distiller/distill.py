@@ -4,33 +4,28 @@ Reads like the recipe it is. The student is registered at stage shadow and nothi
 later, on exchanges it never saw. Must not know how students are trained or served.
 """
 
-import os
 import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from distiller import terms
-from distiller.adapter_student import checkpoints_of, threads
+from distiller.adapter_student import threads
 from distiller.base import base_identity
 from distiller.bundle import Bundle, seal
 from distiller.champion import Duel, duel, in_words
-from distiller.course import Telling, Told, telling
 from distiller.dataset import Dataset, dataset
 from distiller.explained_student import EXPLAINED
 from distiller.explaining import with_rationales
 from distiller.generate import generate
 from distiller.languages import Languages, languages
-from distiller.learning_budget import training_paid
 from distiller.proposal import Proposal, answered, card, mean, propose, report_data
 from distiller.recipes import Made, Report
 from distiller.repeating import consistent
-from distiller.run_costs import charge_hours
 from distiller.scoring import Score, scoring
 from distiller.settings import Settings
 from distiller.signature import sign
@@ -41,6 +36,7 @@ from proxy.teachers import connect_teachers
 from router.calibration import Calibration
 from router.coverage import Plan, Threshold
 from router.evaluators import JUDGE
+from router.ledger import charge
 from router.prompt import student_messages
 from router.registry import register
 
@@ -97,46 +93,28 @@ class Distilled:
     """What people should be told: a teacher that changed, terms, the duel, where training started."""
 
 
-def distill(log: Log, settings: Settings, task: str, told: Told, until: str = "") -> Distilled:
-    """Distill one student for `task`; Refused when there is too little to learn from, with how much is missing.
-
-    It learns from no exchange after `until`: of the same one, a distillation that was interrupted goes on where its
-    training was.
-    """
-    with training_paid(log, settings, task), telling(settings.courses, task, told) as course:
-        done = _distill(log, settings, task, until, course)
-        shutil.rmtree(checkpoints_of(settings, task), ignore_errors=True)
-        course.write(student=done.bundle.id)
-        return done
-
-
-def _distill(log: Log, settings: Settings, task: str, until: str, on_progress: Telling) -> Distilled:
+def distill(log: Log, settings: Settings, task: str, on_progress: Report) -> Distilled:
+    """Distill one student for `task`; Refused when there is too little to learn from, with how much is missing."""
     started = time.perf_counter()
-    data = dataset(log, task, settings, until)
+    data = dataset(log, task, settings)
     if settings.distiller.rationale_budget or settings.distiller.repeat_budget:
         connect_teachers(settings.teacher)  # Nor to learn that there is no key to ask with.
-    with ExitStack() as lost, scoring(log, settings, task, data.evaluator, data.declared) as score:
-        lost.callback(charge_hours, log, task, settings.money.training_hour, started)
+    with scoring(log, settings, task, data.evaluator, data.declared) as score:
         score([answered(data.train[-1], data.train[-1].answer)])  # Nobody trains for an hour to learn that it raises.
         data = consistent(log, settings, data, on_progress)
         plan = _plan(log, task, settings)
 
         def make(one: Try, folder: Path) -> Proposal:
             known = with_rationales(log, settings, data, on_progress) if one.kind.name == EXPLAINED else data
-            made = propose(one.kind, known, replace(settings, distiller=one.options), folder, score, plan, on_progress)
-            grown = one.grown
-            on_progress.scored(one.kind.name, grown.get("base"), grown.get("rank"), made.score, made.coverage)
-            return made
+            return propose(one.kind, known, replace(settings, distiller=one.options), folder, score, plan, on_progress)
 
         settings.students.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".making-{os.getpid()}-", dir=settings.students))
+        scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=settings.students))
         try:
             chosen, tried = best(settings.distiller, scratch, make)
             holdout = _controls(chosen, data, settings, score, on_progress)
             against = duel(log, data, chosen.verdicts, settings, score, on_progress)
-            done = _finish(log, settings, data, chosen, tried, holdout, against, started)
-            lost.pop_all()
-            return done
+            return _finish(log, settings, data, chosen, tried, holdout, against, started)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -165,7 +143,8 @@ def _finish(
         threshold=threshold.value if threshold else None, margin=router.margin, alpha=router.alpha,
         snapshot=data.snapshot, bundle=str(bundle.path), card=said,
     )  # fmt: skip
-    charge_hours(log, data.task, settings.money.training_hour, started, bundle.id)
+    hours = (time.perf_counter() - started) / 3600
+    charge(log, "training", hours * settings.money.training_hour, hours, "hour", task=data.task, model=bundle.id)
     return Distilled(
         bundle, fresh, chosen.kind.name, tried, data.snapshot, data.read, dropped, made.rows, made.facts,
         data.evaluator, holdout, threshold, chosen.calibration, against, spoken, _notes(data, made, against),

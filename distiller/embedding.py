@@ -37,11 +37,10 @@ def resolve_encoder(name: str, cache: Path) -> Path:
 
     BadInput for a folder that holds no model, Unavailable where the model cannot be had now.
     """
-    return resolve_model(name, cache, DEFAULT_ENCODER, lambda _: packaged_folder())
+    return resolve_model(name, cache, DEFAULT_ENCODER, lambda _: _packaged())
 
 
-def packaged_folder() -> Path:
-    """The default encoder as it is shipped; Unavailable where it is not installed."""
+def _packaged() -> Path:
     return shipped_file(_PACKAGE, "model/config.json", f"the encoder {DEFAULT_ENCODER}").parent
 
 

@@ -68,10 +68,6 @@ class Engines:
         up = [status for status in self._statuses() if status.state == "up"]
         return {name: status.url for status in up for name in status.ready}
 
-    def urls(self) -> list[str]:
-        """Of the engines that are up, whomever they serve."""
-        return [status.url for status in self._statuses() if status.state == "up"]
-
     def state(self) -> str | None:
         """That of the engine that is worst off; None where there is none."""
         states = {status.state for status in self._statuses()}

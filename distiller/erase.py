@@ -21,6 +21,7 @@ from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -42,9 +43,8 @@ from proxy.people import digest, people, scrub
 from proxy.spool import CLOSED, OPEN
 from proxy.tokens import estimator
 from router.controller import only_one
-from router.price_history import recorded
-from router.prices import PriceList
-from router.registry import ERASED, RETIRED, candidates, move
+from router.prices import cost, price_map
+from router.registry import RETIRED, candidates, move
 
 IN_MIND = timedelta(days=1)  # longer than an exchange or a distillation takes
 _PATIENCE = 120.0  # seconds for workers to close their segments and the controller to ingest them
@@ -209,7 +209,7 @@ def _cut_cards(log: Log, conversations: frozenset[str]) -> None:
         if fresh == candidate.card:
             continue
         if not fresh["golden"] and candidate.stage != RETIRED:
-            move(log, candidate, RETIRED, f"{ERASED}: they were an erased user's")
+            move(log, candidate, RETIRED, "no golden prompt is left: they were an erased user's")
         values = [json.dumps(fresh), candidate.id]
         log.transaction(lambda c, v=values: c.execute("UPDATE candidates SET card = ? WHERE id = ?", v))  # type: ignore[misc]
 
@@ -235,7 +235,7 @@ def _all_ingested(log: Log, settings: Settings) -> None:
     waiting = _segments(spool)
     if not waiting:
         return
-    prices = PriceList(settings.money, recorded(log))
+    prices = partial(cost, price_map(settings.money.prices))
     ingest = Ingest(log, spool, settings.spool.keep_days, prices, estimator())
     deadline = time.monotonic() + settings.spool.rotate_seconds + _PATIENCE
     while waiting & _segments(spool):

@@ -10,12 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distiller.command_tools import opened_log, sentence, show
-from distiller.settings_file import load_settings
+from distiller.command_tools import opened_log, republish, sentence, show
+from distiller.settings import load_settings
 from proxy.settings import SunsetSettings
 
 if TYPE_CHECKING:  # duckdb comes with it.
-    from distiller.settings import Settings
     from proxy.log import Log
     from router.bids import Bid
     from router.registry import Candidate
@@ -47,22 +46,8 @@ def status(arguments: argparse.Namespace) -> int:
     shown: dict[str, Any] = {**engines, "candidates": found, "frozen": ice, "changed": changed}
     shown["feedback_ignored"] = ignored(log)
     shown["similarity"] = {one.id: asdict(seen) for one in known if (seen := alike(log, one))}
-    shown["learning"] = _learning(log, settings)
     shown |= _sunsets(log, settings.teacher.sunsets, known)
     return show(arguments, shown, status_table)
-
-
-def _learning(log: "Log", settings: "Settings") -> dict[str, dict[str, float]]:
-    """Tasks with a learning budget: the month so far, in US dollars."""
-    from distiller.learning_budget import learning_of
-
-    learning = learning_of(log, settings)
-    accounts = {task: learning.account(task) for task in settings.router.tasks}
-    return {
-        task: {name: float(getattr(one, name)) for name in ("budget", "spent", "reserved", "left")}
-        for task, one in accounts.items()
-        if one is not None
-    }
 
 
 def _told(place: Path) -> dict[str, Any] | None:
@@ -185,10 +170,16 @@ def gold(arguments: argparse.Namespace) -> int:
 
 def promote(arguments: argparse.Namespace) -> int:
     """Take a task's newest candidate, or another one, one step on where it is certified."""
-    from distiller.operating import promoted
+    from functools import partial
+
+    from router.lifecycle import promote as run
+    from router.signing import signed
 
     settings = load_settings(arguments.config)
-    candidate = promoted(opened_log(settings), settings, arguments.task, arguments.candidate)
+    log = opened_log(settings)
+    sign = partial(signed, key_file=settings.certificate_key)
+    candidate = run(log, arguments.task, settings.router, sign, arguments.candidate)
+    republish(log, settings)
     moved = {"candidate": candidate.id, "stage": candidate.stage, "share": candidate.share}
     return show(arguments, moved, sentence("{candidate} is now: {stage}, with {share:.1%} of the conversations"))
 
@@ -206,11 +197,11 @@ def freeze(arguments: argparse.Namespace) -> int:
 
 def rollback(arguments: argparse.Namespace) -> int:
     """Give a task back to the teacher."""
-    from distiller.operating import rolled_back
+    from router.lifecycle import rollback as run
 
     settings = load_settings(arguments.config)
-    moved = [
-        candidate.id for candidate in rolled_back(opened_log(settings), settings, arguments.task, arguments.reason)
-    ]
+    log = opened_log(settings)
+    moved = [candidate.id for candidate in run(log, arguments.task, arguments.reason)]
+    republish(log, settings)
     text = "the teacher answers {task}; retired: {retired}" if moved else "the teacher answered {task} already"
     return show(arguments, {"task": arguments.task, "retired": ", ".join(moved)}, sentence(text))

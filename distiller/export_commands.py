@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from distiller.command_tools import opened_log, show
-from distiller.settings_file import load_settings
+from distiller.settings import load_settings
 from proxy.errors import Unavailable
 
 

@@ -3,7 +3,7 @@
 import argparse
 
 from distiller.command_tools import opened_log, show
-from distiller.settings_file import load_settings
+from distiller.settings import load_settings
 
 
 def forecast(arguments: argparse.Namespace) -> int:

@@ -5,20 +5,19 @@ Must not know what is asked.
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
-from distiller.learning_budget import learning_of
 from distiller.questions import Asker, Sort
 from distiller.settings import Settings
 from proxy.costs import Sizes, SizesOf
+from proxy.derive import Price
 from proxy.errors import BadInput
-from proxy.kinds import Price
 from proxy.log import Log
 from proxy.names import load_people, require_names
 from proxy.redact import Redactor
 from proxy.teachers import connect_teachers
 from proxy.translate import close_litellm
-from router.price_map import model_sizes
-from router.prices import PriceList
+from router.prices import cost, model_sizes, price_map
 
 
 @asynccontextmanager
@@ -31,12 +30,12 @@ async def asker(log: Log, settings: Settings, task: str, sort: Sort) -> AsyncIte
         teachers = connect_teachers(settings.teacher)
         stack.push_async_callback(close_litellm)
         stack.callback(teachers.close)
-        yield Asker(log, task, sort, teachers, price_of(settings), redactor, learning_of(log, settings))
+        yield Asker(log, task, sort, teachers, price_of(settings), redactor)
 
 
 def price_of(settings: Settings) -> Price:
     """What tokens of a model cost."""
-    return PriceList(settings.money)
+    return partial(cost, price_map(settings.money.prices))
 
 
 def sizes_of(settings: Settings) -> SizesOf:

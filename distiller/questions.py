@@ -10,26 +10,23 @@ An answer may quote its request, so it is redacted as requests are; the table it
 """
 
 import asyncio
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import partial
 
 import duckdb
 
 from proxy.client import UpstreamBroke, UpstreamSilent
 from proxy.costs import SizesOf, bound_of, fields_of
-from proxy.derive import CHAT, Derived, derive
+from proxy.derive import CHAT, Derived, Price, derive
 from proxy.errors import Refused
-from proxy.kinds import Call, Price
+from proxy.ids import ulid
 from proxy.limits import NANO
 from proxy.log import Log
+from proxy.messages import prompt_to_pay
 from proxy.redact import Redactor
 from proxy.teachers import Teachers
-from router.charges import Charge, append
-from router.learning import Learning
 
 AT_ONCE = 4
 PATIENCE = 60.0  # seconds for one answer
@@ -42,6 +39,10 @@ SELECT count(*), CAST(ceil(coalesce(sum(TRY_CAST(usd AS DECIMAL(38, 15))), 0) * 
 FROM spend WHERE kind = ? AND task = ?
 """
 _KNOWN = "SELECT exchange FROM {table} WHERE list_contains(CAST(? AS VARCHAR[]), exchange)"
+_CHARGE = """
+INSERT INTO spend (id, ts, task, kind, model, exchange, usd, quantity, unit)
+VALUES (?, now(), ?, ?, ?, ?, ?, 1.0, 'question')
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class Asked:
 
 def priced(exchange: str, model: str, body: bytes, teacher: str | None, price: Price, sizes_of: SizesOf) -> Question:
     """The question with the most it can cost."""
-    if price(Call(model, 1, 0, 1)) is None:
+    if price(model, 1, 0, 1) is None:
         return Question(exchange, model, body, None, teacher)
     return Question(
         exchange, model, body, bound_of(CHAT, fields_of(body), len(body), price, sizes_of).need.nano, teacher
@@ -150,12 +151,8 @@ class Asker:
     `redactor` sees each answer before it is kept.
     """
 
-    def __init__(
-        self, log: Log, task: str, sort: Sort, teachers: Teachers, price: Price, redactor: Redactor,
-        learning: Learning | None = None,
-    ) -> None:  # fmt: skip
-        """Nothing is asked yet; what is asked is paid of the task's `learning` budget too, where there is one."""
-        self._learning = learning
+    def __init__(self, log: Log, task: str, sort: Sort, teachers: Teachers, price: Price, redactor: Redactor) -> None:
+        """Nothing is asked yet."""
         self._log, self._task, self._sort, self._teachers = log, task, sort, teachers
         self._price, self._redactor = price, redactor
 
@@ -172,13 +169,12 @@ class Asker:
         due, known = self._due(wanted, most)
         purse, done = self._purse(budget, most), Asked(len(due) + known, known)
         under_way: dict[asyncio.Task[Told], Question] = {}
-        with self._granted(purse, due):
-            try:
-                await self._run(due, purse, done, under_way, stop, on_progress)
-            except asyncio.CancelledError:  # Whatever they answer, nobody hears it; they are paid all the same.
-                for one in under_way.values():
-                    self._pay(one, _unheard(one, "nobody waited for the answer"))
-                raise
+        try:
+            await self._run(due, purse, done, under_way, stop, on_progress)
+        except asyncio.CancelledError:  # Whatever they answer, nobody hears it; they are paid all the same.
+            for one in under_way.values():
+                self._log.transaction(partial(self._keep, one, _unheard(one, "nobody waited for the answer")))
+            raise
         return done
 
     async def _run(
@@ -199,20 +195,6 @@ class Asker:
             done.ended = done.problems[-1]
         elif stop.is_set() and done.asked + done.declined < len(due):
             done.ended = "stopped"
-
-    @contextlib.contextmanager
-    def _granted(self, purse: Purse, due: Sequence[Question]) -> Iterator[None]:
-        """Set aside in the task's learning budget what the purse holds, and leave no more in it than there is."""
-        if self._learning is None or not due or self._learning.account(self._task) is None:
-            yield
-            return
-        unpriced = next((one.model for one in due if one.nano is None), None)
-        if unpriced is not None:
-            raise Refused(f"{unpriced!r} has no price, so no learning budget can be kept: set one under [money.prices]")
-        most = min(purse.nano, sum(one.nano or 0 for one in due))
-        with self._learning.up_to(self._task, Decimal(max(most, 0)) / NANO) as granted:
-            purse.nano = min(purse.nano, math.floor(granted * NANO))
-            yield
 
     def _due(self, wanted: Sequence[Question], most: int | None) -> tuple[list[Question], int]:
         query = _KNOWN.format(table=self._sort.table)
@@ -251,22 +233,15 @@ class Asker:
             nano = math.ceil(round((told.usd or 0.0) * NANO, 3))
             purse.settle(one.nano or 0, nano, told.paid)
             if told.paid:
-                self._pay(one, told)
+                self._log.transaction(partial(self._keep, one, told))
             _count(done, told)
             on_progress(done.asked + done.declined, done.wanted - done.known)
 
-    def _pay(self, one: Question, told: Told) -> None:
-        charged = Charge(
-            self._sort.kind, told.usd, 1.0, "question", self._task, one.model, one.exchange, told.prompt_tokens,
-            told.completion_tokens,
-        )  # fmt: skip
-        self._log.transaction(partial(self._keep, one, told, charged))
-
-    def _keep(self, one: Question, told: Told, charged: Charge, connection: duckdb.DuckDBPyConnection) -> None:
+    def _keep(self, one: Question, told: Told, connection: duckdb.DuckDBPyConnection) -> None:
         """A question that broke off is charged, and may be asked again; any other is answered for good."""
         if not told.problem:
             self._sort.keep(connection, self._task, one, told)
-        append(connection, [charged])
+        connection.execute(_CHARGE, [ulid(), self._task, self._sort.kind, one.model, one.exchange, told.usd])
 
     async def _told(self, one: Question) -> Told:
         bound = None if one.nano is None else one.nano / NANO
@@ -291,7 +266,8 @@ class Asker:
     def _read(self, one: Question, bound: float | None, said: Derived) -> Told:
         prompt, completion = said.prompt_tokens, said.completion_tokens
         counted = bool(prompt and completion)  # Some tell zeros of a usage they do not know.
-        usd = self._price(said.call(one.model)) if counted else None
+        paid = prompt_to_pay(prompt, said.usage)
+        usd = self._price(one.model, paid, said.cached_tokens, completion) if counted else None
         text = self._redactor.text(said.answer.strip()) if said.answer and said.answer.strip() else None
         return Told(text, said.finish_reason, True, bound if usd is None else usd, prompt, completion)
 

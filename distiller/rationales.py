@@ -15,9 +15,9 @@ import duckdb
 from distiller.curate import Recorded
 from distiller.questions import Asked, Asker, Question, Sort, Told, priced
 from proxy.costs import SizesOf
+from proxy.derive import Price
 from proxy.errors import BadInput
 from proxy.ids import ulid
-from proxy.kinds import Price
 from proxy.log import Log
 
 WORDS, LONGEST = 60, 120  # of a rationale; the latter in tokens

@@ -7,7 +7,7 @@ two runs on the same dataset and settings, into the folder it is given.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from distiller.answer_loss import Loss
 from distiller.dataset import Dataset
@@ -15,14 +15,8 @@ from distiller.generate import Generated
 from distiller.incumbent import Incumbent
 from distiller.settings import Settings
 
-
-class Report(Protocol):
-    """Told what is being done, how far it is and of how much; of a training also its loss, and tokens read so far."""
-
-    def __call__(
-        self, step: str, done: int, total: int, loss: float | None = None, tokens: int | None = None, /
-    ) -> None:
-        """One more step."""
+# Told what is being done, how far it is and of how much.
+Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

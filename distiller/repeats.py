@@ -13,9 +13,9 @@ import duckdb
 from distiller.curate import Recorded
 from distiller.questions import Question, Sort, Told, priced
 from proxy.costs import SizesOf
+from proxy.derive import Price
 from proxy.errors import Refused
 from proxy.ids import ulid
-from proxy.kinds import Price
 from proxy.log import Log
 from proxy.patterns import PLACEHOLDERS
 from router.evaluators import Evaluator

@@ -8,20 +8,18 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from distiller.learning_budget import learning_of
 from distiller.settings import Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
 from proxy.translate import close_litellm
-from router.charges import append
 from router.evaluators import JUDGE, evaluator
 from router.judge import Judge
 from router.judge_client import connect_judge
-from router.judging import MOST_PLANTED, calibration_of, fit, fit_judge, in_words, judge_charges, judged
-from router.learning import Learning
-from router.prices import PriceList
+from router.judging import charge_judge, fit, fit_judge, in_words, judged
+from router.prices import cost, price_map
 from router.said import Said
 from router.settings import TaskSettings
 
@@ -49,44 +47,24 @@ def scoring(log: Log, settings: Settings, task: str, name: str, declared: TaskSe
         score = evaluator(name, declared.aliases, declared.sets)
         yield lambda answers: [score(each.request, Said(each.teacher), Said(each.other)) for each in answers]
         return
-    judge = connect_judge(settings.judge, PriceList(settings.money))
+    judge = connect_judge(settings.judge, partial(cost, price_map(settings.money.prices)))
     if judge is None:
         raise BadInput(f"task {task!r} is for a judge: set judge.model")
-    learning = learning_of(log, settings)
-
-    def judging(answers: Sequence[Answered]) -> list[float]:
-        with _judge_paid(learning, task, len(answers)):
-            return runner.run(_judged(log, judge, task, answers))
-
     with asyncio.Runner() as runner:
         try:
-            tried = calibration_of(log, judge.name, task)
-            with _judge_paid(learning, task, 0 if tried else MOST_PLANTED):
-                found = runner.run(fit_judge(log, judge, task, settings.distiller.base))
+            found = runner.run(fit_judge(log, judge, task, settings.distiller.base))
             if not fit(found):
                 raise Refused(f"{in_words(found)}: set another judge.model, or none")
-            yield judging
+            yield lambda answers: runner.run(_judged(log, judge, task, answers))
         finally:
             runner.run(close_litellm())
-
-
-@contextlib.contextmanager
-def _judge_paid(learning: Learning, task: str, answers: int) -> Iterator[None]:
-    """Set aside what judging takes; Refused where the month's learning budget has no room for all of it."""
-    with learning.exchanges(task, ["judge"] if answers else [], answers) as most:
-        if most < answers:
-            raise Refused(
-                f"{task} cannot be judged this month: {learning.waits.get(task) or 'its budget is too small'}"
-            )
-        yield
 
 
 async def _judged(log: Log, judge: Judge, task: str, answers: Sequence[Answered]) -> list[float]:
     """What was not judged counts as the worst: a holdout only proposes, so hours of training are not thrown away."""
     asked = [each for each in answers if each.other.strip()]
     said = await asyncio.gather(*(judged(judge, a.exchange, a.request["messages"], a.teacher, a.other) for a in asked))
-    charges = judge_charges(task, judge.name, [one.bill for one in said])
-    log.transaction(lambda connection: append(connection, charges))
+    log.transaction(lambda connection: charge_judge(connection, task, judge.name, [one.bill for one in said]))
     failed = [one.error for one in said if one.error is not None]
     if failed:
         _log.warning(

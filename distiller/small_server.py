@@ -91,8 +91,6 @@ class Worker:
         self._thread = ThreadPoolExecutor(1)
         self._turn = asyncio.Lock()
         self._open: dict[Predict, _Batch] = {}
-        self.waiting = 0
-        """Prompts that have no answer yet."""
 
     async def load(self, load: Callable[[Path], Predict], folder: Path) -> Predict:
         """What `load` gives; it may take its time."""
@@ -106,11 +104,7 @@ class Worker:
             batch.answers = asyncio.create_task(self._answer(predict, batch))
         batch.prompts.append(prompt)
         place = len(batch.prompts) - 1
-        self.waiting += 1
-        try:
-            return (await asyncio.shield(batch.answers))[place]  # a client that hangs up takes nobody along
-        finally:
-            self.waiting -= 1
+        return (await asyncio.shield(batch.answers))[place]  # a client that hangs up takes nobody along
 
     async def _answer(self, predict: Predict, batch: "_Batch") -> list[Generated]:
         await asyncio.sleep(GATHER_S)
@@ -136,10 +130,6 @@ def create_app(load: Callable[[Path], Predict]) -> FastAPI:
     @app.get("/health")
     async def health() -> Response:
         return Response()
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return PlainTextResponse(f"vllm:num_requests_running {worker.waiting}\n")
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

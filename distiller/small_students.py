@@ -50,9 +50,7 @@ def encoder_student(data: Dataset, settings: Settings, folder: Path, on_progress
     weights = weighted.weights.tolist() if weighted else None
 
     def train(encoder: Path, rows: Rows, out: Path) -> tuple[int, dict[str, object], dict[str, int]]:
-        facts = train_encoder(
-            encoder, rows, out, options, lambda i, n, loss: on_progress("encoder", i, n, loss), weights
-        )
+        facts = train_encoder(encoder, rows, out, options, lambda i, n, _: on_progress("encoder", i, n), weights)
         return facts.rows, asdict(facts), dict(facts.dropped)
 
     return _student(data, settings, folder, train)

@@ -20,7 +20,7 @@ FROM own WHERE ts >= (SELECT max(ts) FROM own) - to_days(CAST($days AS INTEGER))
 """
 _TRAINING = """
 SELECT avg(quantity) FILTER (task = $task), count(*) FILTER (task = $task), avg(quantity), count(*)
-FROM spend WHERE kind = 'training' AND unit = 'hour' AND model IS NOT NULL  -- what made no student ended early
+FROM spend WHERE kind = 'training' AND unit = 'hour'
 """
 
 

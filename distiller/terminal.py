@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,6 @@ from router.ledger import Report, TaskLine
 
 if TYPE_CHECKING:  # duckdb comes with it.
     from distiller.erase import Erased
-    from distiller.recipes import Report as Told
     from router.gold_file import Imported
     from router.golden import Golden
     from router.verification import Verification
@@ -42,11 +39,11 @@ def money(usd: float | None) -> str:
 
 
 @contextlib.contextmanager
-def progress(quiet: bool) -> Iterator["Told"]:
+def progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A callable that shows steps with bars and remaining time; lines by quarters where nobody watches."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield lambda step, done, total, *_: None if quiet else _by_quarters(console, step, done, total)
+        yield lambda step, done, total: None if quiet else _by_quarters(console, step, done, total)
         return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -54,7 +51,7 @@ def progress(quiet: bool) -> Iterator["Told"]:
     with Progress(*columns, console=console) as bars:
         known: dict[str, Any] = {}
 
-        def show(step: str, done: int, total: int, *_: object) -> None:
+        def show(step: str, done: int, total: int) -> None:
             if step not in known:
                 known[step] = bars.add_task(step, total=total)
             bars.update(known[step], completed=done, total=total)
@@ -107,7 +104,7 @@ def report_table(report: Report) -> None:
         f"({report.serving_hours:.2f} h, idle included) - training {money(report.training_usd)} "
         f"- audit {money(report.audit_usd)} - judge {money(report.judge_usd)} "
         f"- rationales {money(report.rationale_usd)} - repeats {money(report.repeat_usd)} "
-        f"- replays {money(report.replay_usd)} - hosted candidates {money(report.hosted_usd)}\n"
+        f"- hosted candidates {money(report.hosted_usd)}\n"
         f"= net saving {money(report.net_usd)}"
     )
 
@@ -123,13 +120,6 @@ def status_table(status: Mapping[str, Any]) -> None:
             console.print(f"  not served: {name}: {problem}")
     for task, freeze in status["frozen"].items():
         console.print(f"frozen: {task}, since {freeze['since']}: {freeze['reason']}")
-    for task, one in status["learning"].items():
-        state = "" if one["left"] else "; learning waits for the next month, audits go on"
-        console.print(
-            f"learning about {task}: {money(one['spent'])} of {money(one['budget'])} spent this month, "
-            f"{money(one['reserved'])} set aside{state}",
-            soft_wrap=True,
-        )
     for change in [*status["sunsets"], *status["changed"]]:
         console.print(change, soft_wrap=True)
     table = Table("task", "candidate", "stage", "why", "evidence", "next", title="Candidates")
@@ -371,6 +361,13 @@ def _limit(count: int | None) -> str:
     return "-" if count is None else f"{count:,}"
 
 
+def findings_table(findings: Sequence[Any]) -> None:
+    """`stillroom doctor`."""
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]fix[/]"
+        Console().print(f"{mark}  {finding.what}: {finding.detail}")
+
+
 def rows_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """`stillroom sql`."""
     table = Table(*columns)
@@ -384,8 +381,4 @@ def _plain(value: Any) -> Any:
         return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return float(value)
     return dict(value) if isinstance(value, Mapping) else list(value)

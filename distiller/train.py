@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +154,6 @@ def plan(lengths: Sequence[int], settings: TrainSettings) -> list[list[int]]:
         shuffler.shuffle(groups)
         steps += [[order[place] for place in group] for group in groups]
     return steps[: settings.steps or None]
-
-
-def tokens_read(examples: Sequence[Encoded], settings: TrainSettings) -> list[int]:
-    """How many tokens were read after each step, prompts included."""
-    lengths = [len(example.input_ids) for example in examples]
-    return list(accumulate(sum(lengths[place] for place in step) for step in plan(lengths, settings)))
 
 
 def training_arguments(settings: TrainSettings, steps: int, folder: Path, every: int | None) -> TrainingArguments:

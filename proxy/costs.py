@@ -13,13 +13,12 @@ from typing import Any
 
 from proxy.bodies import inflated
 from proxy.deciding import TEACHER
-from proxy.derive import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Derived, derive
+from proxy.derive import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, Derived, Price, derive
 from proxy.errors import Refused
 from proxy.exchange import Exchange
 from proxy.headers import header
-from proxy.kinds import Call, Price
 from proxy.limits import MOST, NANO, Need, Used
-from proxy.messages import USUAL, WRITTEN_AT_MOST
+from proxy.messages import USUAL, WRITTEN_AT_MOST, prompt_to_pay
 
 _ASKED_LENGTH = {
     CHAT: ("max_completion_tokens", "max_tokens"),
@@ -105,14 +104,13 @@ def bound_of(path: str, fields: Mapping[str, Any] | None, size: int, price: Pric
         raise Refused("no model is named, so the cost is not known beforehand")
     _refuse_unseen(path, fields)
     sizes = sizes_of(model)
-    text = _is_text(path, fields)
-    prompt = size if text else max(size, sizes.context)
+    prompt = size if _is_text(path, fields) else max(size, sizes.context)
     if path == MESSAGES:
         prompt = math.ceil((prompt + _TOLD_WITH_TOOLS) * WRITTEN_AT_MOST)
     answers = _answers(path, fields)
     length = _asked_length(path, fields)
     completion = 0 if path == EMBEDDINGS else min(answers * (sizes.answer if length is None else length), MOST)
-    nano = _nano(price(Call(model, prompt, 0, completion, at_most="text" if text else "any")))
+    nano = _nano(price(model, prompt, 0, completion))
     if nano is None:
         raise Refused(f"the model {model!r} has no price, so this key cannot pay for it: set one under [money.prices]")
     return Bound(model, prompt, completion, answers, Need(rate_need(path, fields, size).tokens, nano))
@@ -133,13 +131,14 @@ def used(exchange: Exchange, bound: Bound | None, need: Need, price: Price) -> U
         tokens = min(prompt + completion, MOST)
         if bound is None:
             return Used(tokens)
-        nano = _nano(price(derived.call(model)))
+        paid = prompt_to_pay(prompt, derived.usage)
+        nano = _nano(price(model, paid, derived.cached_tokens, completion))
         return Used(tokens, bound.need.nano if nano is None else nano, nano is None)
     if bound is None:
         return Used(need.tokens, 0, True)
     thought = exchange.path.rstrip("/") == MESSAGES  # beside the answer: all that came stands for both
     seen = min(bound.completion, _bytes(plain) if thought else _seen(derived, plain, bound.answers))
-    nano = _nano(price(Call(model, bound.prompt, 0, seen, at_most="any")))
+    nano = _nano(price(model, bound.prompt, 0, seen))
     return Used(need.tokens, bound.need.nano if nano is None else nano, True)
 
 

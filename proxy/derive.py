@@ -11,7 +11,6 @@ from typing import Any
 
 from proxy import messages
 from proxy.errors import BadInput
-from proxy.kinds import Call
 from proxy.responses import answer_as_chat, counts, request_as_chat, streamed
 from proxy.tasks import task_of
 
@@ -24,10 +23,8 @@ PAID = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, MESSAGES)
 """What is read for its tokens, and so has a price."""
 # From a request's body, an answer's text and its tool calls to prompt and completion tokens.
 Estimate = Callable[[Mapping[str, Any], str | None, Sequence[Any]], tuple[int, int]]
-# What the provider asks for beside tokens, without a word in the usage.
-_WITH_FEES = ("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call")
-WITH_TOOLS = "provider's tools"
-"""The service tier of an answer for which the provider ran tools: it has no price, unless one is set for it."""
+# Called with model, prompt tokens, cached tokens, completion tokens; US dollars, or None for unpriced.
+Price = Callable[[str | None, int | None, int | None, int | None], float | None]
 _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, BadInput)
 
 
@@ -35,7 +32,7 @@ _SHAPE_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, Re
 class Derived:
     """Columns of the log; None where unknown. `usage` is the provider's own object as JSON, verbatim in content.
 
-    `model` is the one that was asked, `answered_model` who the answer says it is from, `service_tier` in which tier.
+    `model` is the one that was asked, `answered_model` who the answer says it is from.
     """
 
     task: str | None = None
@@ -50,13 +47,6 @@ class Derived:
     usage_source: str | None = None
     ended: bool = True
     answered_model: str | None = None
-    service_tier: str | None = None
-
-    def call(self, model: str | None) -> Call:
-        """What it is to be paid for, just now, as an answer of `model`."""
-        return Call(
-            model, self.prompt_tokens, self.cached_tokens, self.completion_tokens, self.usage, self.service_tier
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +57,6 @@ class _Reply:
     finish_reason: str | None
     usage: Mapping[str, Any] | None
     ended: bool
-    tier: str | None = None
 
 
 def derive(
@@ -87,8 +76,6 @@ def derive(
     if path not in PAID:
         return Derived(task=None)
     task, asked_model = _request(path, request, task_header)
-    if status == 0:
-        return _left(path, request, Derived(task=task, model=asked_model), estimate)
     if status != 200:
         return Derived(task=task, model=asked_model)
     try:
@@ -98,26 +85,10 @@ def derive(
         return Derived(task=task, model=asked_model, ended=not stream)
 
 
-def _left(path: str, request: str, told: Derived, estimate: Estimate | None) -> Derived:
-    """Of a client that left before an answer came: the teacher asks for the prompt, as `proxy.costs` has it."""
-    try:
-        if estimate is not None:
-            nothing = _Reply(None, None, [], None, None, False)
-            prompt, _ = _estimated(path, json.loads(request), nothing, estimate)
-            return replace(told, prompt_tokens=prompt, completion_tokens=0, usage_source="estimated")
-    except _SHAPE_ERRORS:  # No count, and so unpriced.
-        pass
-    return told
-
-
 def _reply(path: str, stream: bool, response: str) -> _Reply:
     if path == RESPONSES:
-        said = streamed(_events(response)) if stream else json.loads(response)
-        reply = _from_object(answer_as_chat(said))
-        tier = (
-            WITH_TOOLS if any(item.get("type") in _WITH_FEES for item in said["output"]) else said.get("service_tier")
-        )
-        return replace(reply, ended=reply.finish_reason is not None, tier=tier)
+        reply = _from_object(answer_as_chat(streamed(_events(response)) if stream else json.loads(response)))
+        return replace(reply, ended=reply.finish_reason is not None)
     if path == MESSAGES:
         message = messages.streamed(_events(response)) if stream else json.loads(response)
         reply = _from_object(messages.answer_as_chat(message))
@@ -199,7 +170,6 @@ def _columns(
         usage_source=source,
         ended=reply.ended,
         answered_model=_text(reply.model),
-        service_tier=_text(reply.tier),
     )
 
 
@@ -213,7 +183,6 @@ def _from_object(body: Mapping[str, Any]) -> _Reply:
         finish_reason=choice.get("finish_reason"),
         usage=body.get("usage"),
         ended=True,
-        tier=body.get("service_tier"),
     )
 
 
@@ -221,7 +190,7 @@ def _from_stream(text: str) -> _Reply:
     """Reassemble choice 0 of a chunked answer; usage is taken from whichever chunk carries it."""
     content: list[str] = []
     calls: dict[int, dict[str, Any]] = {}
-    model = finish = usage = tier = None
+    model = finish = usage = None
     ended = False
     for data in _events(text):
         if data == "[DONE]":
@@ -229,7 +198,6 @@ def _from_stream(text: str) -> _Reply:
             continue
         chunk = json.loads(data)
         model, usage = chunk.get("model") or model, chunk.get("usage") or usage
-        tier = chunk.get("service_tier") or tier
         for choice in chunk.get("choices") or []:
             if choice.get("index", 0) == 0:
                 delta = choice.get("delta") or {"content": choice.get("text")}
@@ -238,7 +206,7 @@ def _from_stream(text: str) -> _Reply:
                 finish = choice.get("finish_reason") or finish
     tool_calls = [calls[index] for index in sorted(calls)]
     answer = "".join(content) if any(content) or not tool_calls else None
-    return _Reply(model, answer, tool_calls, finish, usage, ended, tier)
+    return _Reply(model, answer, tool_calls, finish, usage, ended)
 
 
 def _events(text: str) -> Iterator[str]:

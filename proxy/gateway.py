@@ -16,13 +16,12 @@ from proxy.accounts import Accounts
 from proxy.admitting import Admitted, Denied
 from proxy.choosing import Choose
 from proxy.costs import Bound, SizesOf, bound_of, fields_of, rate_need, used
-from proxy.derive import PAID
+from proxy.derive import PAID, Price
 from proxy.errors import Refused, StillroomError, envelope
 from proxy.exchange import Exchange
 from proxy.feedback import PATHS as FEEDBACK_PATHS
 from proxy.headers import Headers
 from proxy.keys import Key, KeyRing
-from proxy.kinds import Price
 from proxy.limits import NO_LIMITS, Full, Need, Reservation
 
 _MODELS = "/v1/models"  # Free, and clients ask for it before they name a model.

@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from duckdb import sqltype
 from duckdb.func import FunctionNullHandling
 
 from proxy.bodies import decoded
-from proxy.derive import PAID, Estimate, derive
-from proxy.kinds import Call, Price
+from proxy.derive import PAID, Estimate, Price, derive
 from proxy.log import Log
+from proxy.messages import prompt_to_pay
 from proxy.quarantine import Patience, sift
 from proxy.spool import Room, adopt, closed_segments, open_segments
 
@@ -45,16 +44,15 @@ _NULLS = FunctionNullHandling.SPECIAL  # Unknown counts reach the function as No
 _DERIVED = (
     "STRUCT(task VARCHAR, model VARCHAR, answer VARCHAR, tool_calls VARCHAR, finish_reason VARCHAR, "
     "prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, usage VARCHAR, usage_source VARCHAR, "
-    "ended BOOLEAN, answered_model VARCHAR, service_tier VARCHAR)"
+    "ended BOOLEAN, answered_model VARCHAR)"
 )
 
 _CHARGE = """
 INSERT INTO spend BY NAME
 SELECT id, ts, task, 'teacher' AS kind, model, path, id AS exchange, 1.0 AS quantity, 'exchange' AS unit,
-       prompt_tokens, cached_tokens, completion_tokens,
-       price(model, prompt_tokens, cached_tokens, completion_tokens, usage, service_tier, epoch_us(ts)) AS usd
+       price(model, prompt_to_pay(prompt_tokens, usage), cached_tokens, completion_tokens) AS usd
 FROM exchanges
-WHERE list_contains($names, segment) AND served_by = 'teacher' AND status IN (0, 200) AND list_contains($paid, path)
+WHERE list_contains($names, segment) AND served_by = 'teacher' AND status = 200 AND list_contains($paid, path)
 """
 _NAMES = """
 INSERT INTO segments
@@ -115,8 +113,9 @@ class Ingest:
         text, count, flag = sqltype("VARCHAR"), sqltype("BIGINT"), sqltype("BOOLEAN")
         bodies: list[Any] = [text] * 5 + [count, flag] + [text] * 3
         function("derive", _deriving(estimate), bodies, sqltype(_DERIVED), null_handling=_NULLS)
-        counts: list[Any] = [text, count, count, count, text, text, count]
-        function("price", _pricing(price), counts, sqltype("DOUBLE"), null_handling=_NULLS)
+        counts: list[Any] = [text, count, count, count]
+        function("prompt_to_pay", prompt_to_pay, [count, text], count, null_handling=_NULLS)
+        function("price", price, counts, sqltype("DOUBLE"), null_handling=_NULLS)
 
     def run(self) -> int:
         """Ingest everything that is ready; returns the number of exchanges that were new to the log."""
@@ -214,19 +213,6 @@ def _same(rows: int, files: Sequence[Path]) -> None:
 def _lines(file: Path) -> int:
     with file.open("rb") as lines:
         return sum(bool(line.strip(b" \t\r\n")) for line in lines)
-
-
-def _pricing(price: Price) -> Callable[..., float | None]:
-    """The price as SQL has it: of a call's columns, with when it was in microseconds of the epoch."""
-
-    def run(
-        model: str | None, prompt: int | None, cached: int | None, completion: int | None, usage: str | None,
-        tier: str | None, at: int | None,
-    ) -> float | None:  # fmt: skip
-        when = None if at is None else datetime.fromtimestamp(at / 1e6, UTC)
-        return price(Call(model, prompt, cached, completion, usage, tier, when))
-
-    return run
 
 
 def _deriving(estimate: Estimate | None) -> Callable[..., dict[str, Any]]:

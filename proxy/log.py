@@ -87,12 +87,12 @@ class Latest(Generic[T]):
 
     def __init__(self, log: Log, read: Callable[[], T]) -> None:
         """Nothing is read yet."""
-        self.log, self._read = log, read
+        self._log, self._read = log, read
         self._held: tuple[int, T] | None = None
 
     def now(self) -> T:
         """As of the log's current snapshot."""
-        snapshot = self.log.snapshot()
+        snapshot = self._log.snapshot()
         if self._held is None or self._held[0] != snapshot:
             self._held = snapshot, self._read()
         return self._held[1]

@@ -5,6 +5,7 @@ TypeError, KeyError, AttributeError; the caller decides what that means.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,14 +14,18 @@ _REASONS = {
     "model_context_window_exceeded": "length", "refusal": "content_filter",
 }  # fmt: skip
 _READ, _WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
-WRITTEN_AT_MOST = 2
-"""The price of a token of the prompt at most, in prices of a token of input: of one that is cached for an hour."""
+_OWN = (_WRITTEN, "input_tokens")  # the first also where litellm has translated from Anthropic's form
+# What Anthropic asks for a token written to the prompt cache, beyond the price of a token of input.
+_WRITTEN_MORE, _WRITTEN_FOR_AN_HOUR_MORE = 0.25, 1.0
+WRITTEN_AT_MOST = 1 + _WRITTEN_FOR_AN_HOUR_MORE
+"""The price of a token of the prompt at most, in prices of a token of input."""
 USUAL = {
     "service_tier": (None, "auto", "standard", "standard_only"),
     "speed": (None, "standard"),
     "inference_geo": (None, "global", "not_available"),
 }
-"""What is asked for at the usual price."""
+"""What is asked for, and what was given, at the usual price."""
+_TOO_MANY = 1 << 63  # for a column of the log
 _DELTAS = {"text_delta": "text", "input_json_delta": "partial_json"}  # These add to the member of the same name.
 
 
@@ -73,6 +78,26 @@ def counts(usage: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def prompt_to_pay(prompt: int | None, usage: str | None) -> int | None:
+    """What a prompt costs, in tokens of input; None where that cannot be seen. `usage` is the JSON of any API's.
+
+    Writing the prompt cache costs more than reading a prompt does. Tools that the provider runs have fees of their
+    own, and some tiers, speeds and places have other prices. Never raises: a log is filled with it.
+    """
+    try:
+        used = json.loads(usage) if usage else {}
+        if prompt is None or used.keys().isdisjoint(_OWN):
+            return prompt
+        if any(used.get(name) not in usual for name, usual in USUAL.items()) or any(_fees(used)):
+            return None
+        written, by_time = used.get(_WRITTEN) or 0, used.get("cache_creation") or {}
+        hour = by_time.get("ephemeral_1h_input_tokens") or 0
+        more = math.ceil(written * _WRITTEN_MORE + hour * (_WRITTEN_FOR_AN_HOUR_MORE - _WRITTEN_MORE))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+    return prompt + more if more >= 0 and prompt + more < _TOO_MANY else None
+
+
 def instructions_as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     """What of a request says which task it is: system text, tools, output format."""
     tools = [tool if "input_schema" not in tool else _tool(tool) for tool in body.get("tools") or ()]
@@ -99,3 +124,9 @@ def _call(block: Mapping[str, Any]) -> dict[str, Any]:
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     described = {"name": tool["name"], "description": tool.get("description"), "parameters": tool["input_schema"]}
     return {"type": "function", "function": described}
+
+
+def _fees(usage: Mapping[str, Any]) -> Iterable[Any]:
+    """What is not among the tokens: requests to the provider's tools, and work of other models or for summaries."""
+    yield from (usage.get("server_tool_use") or {}).values()
+    yield from (one.get("type") != "message" for one in usage.get("iterations") or ())

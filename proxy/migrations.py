@@ -10,11 +10,9 @@ from collections.abc import Callable
 
 import duckdb
 
-from proxy.derive import CHAT
 from proxy.errors import Refused
 from proxy.ids import ulid
 from proxy.log import Log
-from proxy.rollups import COUNTS, create, keep_small, rebuild
 
 Migration = Callable[[duckdb.DuckDBPyConnection], None]
 
@@ -48,17 +46,6 @@ FROM (
 ) AS f
 JOIN exchanges e ON e.id = f.exchange AND e.tenant IS NOT DISTINCT FROM f.tenant AND e.path <> '/v1/feedback'
 GROUP BY e.id, e.task, e.tenant, e.served_by
-"""
-
-# One row a run, from its events. Of each column one event has a value, so any is the one.
-RUNS_VIEW = """
-CREATE VIEW IF NOT EXISTS runs AS
-SELECT run AS id, any_value(job) AS job, any_value(kind) AS kind, any_value(task) AS task, any_value(cause) AS cause,
-       any_value(reason) AS reason, any_value(attempt) AS attempt, any_value(by_hand) AS by_hand, any_value(due) AS due,
-       min(ts) FILTER (state = 'queued') AS queued, min(ts) FILTER (state = 'started') AS started,
-       min(ts) FILTER (state = 'ended') AS ended, arg_max(state, id) AS state, any_value(outcome) AS outcome,
-       any_value(detail) AS detail, any_value(usd) AS usd, any_value(student) AS student, any_value(until) AS until
-FROM run_events GROUP BY run
 """
 
 
@@ -178,94 +165,9 @@ def _repeats(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _schedule(connection: duckdb.DuckDBPyConnection) -> None:
-    """What the schedule did and is to do. A run is queued, started and ended by an event each, never by an update.
-
-    So a controller that is killed leaves what it had begun, two writers never contend for a row, and the history cannot
-    be rewritten; the view `runs` folds the events into a row a run. `until` is the newest exchange that a distillation
-    may learn from, so that one which goes on learns from the same. Pauses are append-only too, the last one counts.
-    """
-    connection.execute(
-        """CREATE TABLE IF NOT EXISTS run_events (
-        id VARCHAR, ts TIMESTAMPTZ, run VARCHAR, state VARCHAR, job VARCHAR, kind VARCHAR, task VARCHAR,
-        cause VARCHAR, reason VARCHAR, attempt INTEGER, by_hand BOOLEAN, due TIMESTAMPTZ, until VARCHAR,
-        outcome VARCHAR, detail VARCHAR, usd DECIMAL(38, 15), student VARCHAR)"""
-    )
-    connection.execute(RUNS_VIEW)
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS pauses (id VARCHAR, ts TIMESTAMPTZ, job VARCHAR, paused BOOLEAN, reason VARCHAR)"
-    )
-    connection.execute(
-        """CREATE TABLE IF NOT EXISTS notices (
-        id VARCHAR, ts TIMESTAMPTZ, channel VARCHAR, event VARCHAR, key VARCHAR, outcome VARCHAR)"""
-    )
-
-
-def _actions(connection: duckdb.DuckDBPyConnection) -> None:
-    """What was done by hand on the dashboard: by whom (an address), in which role, to what, and what came of it."""
-    connection.execute(
-        """CREATE TABLE IF NOT EXISTS actions (
-        id VARCHAR, ts TIMESTAMPTZ, who VARCHAR, role VARCHAR, action VARCHAR, target VARCHAR, detail VARCHAR,
-        outcome VARCHAR)"""
-    )
-
-
-def _sums(connection: duckdb.DuckDBPyConnection) -> None:
-    """Sums by the hour and the day, see `proxy.rollups`."""
-    create(connection)
-
-
-def _summed(connection: duckdb.DuckDBPyConnection) -> None:
-    """The sums are of all there is, and keep what `carried` counted."""
-    keep_small(connection)
-    if connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'carried'").fetchall():
-        unknown = ", ".join(f"0 AS {name}" for name in COUNTS if name not in _CARRIED)
-        connection.execute(
-            "INSERT INTO exchanges_by_hour BY NAME SELECT * EXCLUDE (day), CAST(day AS TIMESTAMP) AS hour, "
-            f"$chat AS path, true AS dropped, {unknown} FROM carried",
-            {"chat": CHAT},
-        )
-        connection.execute("DROP TABLE carried")
-    rebuild(connection)
-
-
-def _prices(connection: duckdb.DuckDBPyConnection) -> None:
-    """In which tier a call was answered; and what models cost by the price map, `prices` being its own words as JSON.
-
-    A row holds from `ts` on, the first of a model also before; rows are appended when the map has changed.
-    """
-    connection.execute("ALTER TABLE exchanges ADD COLUMN IF NOT EXISTS service_tier VARCHAR")
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS prices (id VARCHAR, ts TIMESTAMPTZ, model VARCHAR, source VARCHAR, prices VARCHAR)"
-    )
-
-
-def _learning(connection: duckdb.DuckDBPyConnection) -> None:
-    """Money that is set aside for learning, and where `usd` is NULL, no longer; see `router.learning`."""
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS reservations "
-        "(id VARCHAR, ts TIMESTAMPTZ, reservation VARCHAR, task VARCHAR, usd DECIMAL(38, 15))"
-    )
-
-
-def _counted_charges(connection: duckdb.DuckDBPyConnection) -> None:
-    """How many tokens a charge is for, as they were counted; NULL where nobody said."""
-    for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
-        connection.execute(f"ALTER TABLE spend ADD COLUMN IF NOT EXISTS {name} BIGINT")
-    connection.execute(
-        "UPDATE spend SET prompt_tokens = e.prompt_tokens, cached_tokens = e.cached_tokens, "
-        "completion_tokens = e.completion_tokens FROM exchanges e "
-        "WHERE spend.kind = 'teacher' AND spend.prompt_tokens IS NULL AND e.id = spend.exchange"
-    )
-
-
-_CARRIED = (
-    "exchanges", "fallbacks", "prompt_tokens", "cached_tokens", "completion_tokens", "estimated", "uncounted",
-)  # fmt: skip
 MIGRATIONS: tuple[Migration, ...] = (
     _first, _who_and_where, _books_of_their_own, _evidence, _sampling, _probabilities, _rationales,
-    _languages_and_models, _repeats, _schedule, _sums, _summed, _prices, _actions, _learning,
-    _counted_charges,
+    _languages_and_models, _repeats,
 )  # fmt: skip
 
 # A changed table has a second place inside the catalog for small writes. The first goes when it is next emptied, and

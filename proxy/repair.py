@@ -21,7 +21,6 @@ from proxy.backup import backups, trouble
 from proxy.errors import Unavailable
 from proxy.log import Log, catalog_file, open_log
 from proxy.migrations import migrate
-from proxy.rollups import SUMS_TABLES, rebuild
 from proxy.settings import LogSettings
 from proxy.spool import closed_segments
 
@@ -44,8 +43,8 @@ def working_log(settings: LogSettings, home: Path, spool: Path) -> Log:
         log = open_log(settings, home)
         try:
             migrate(log)
-            if set(lost) & {*_SPOOLED, *SUMS_TABLES}:
-                _forget(log, closed_segments(spool / "ingested") if set(lost) & set(_SPOOLED) else [])
+            if set(lost) & set(_SPOOLED):
+                _forget(log, closed_segments(spool / "ingested"))
             _take_back(log, spool)
         except BaseException:
             log.close()
@@ -134,28 +133,24 @@ def _placed(data: Path, path: str, relative: int, schema: str, in_data: int, tab
 
 
 def _forget(log: Log, segments: Sequence[Path]) -> None:
-    """Remove all that came from these segments, so that they can enter again as a whole; count the rest anew."""
+    """Remove all that came from these segments, so that they can enter again as a whole."""
+    if not segments:
+        return
     names, files = [segment.name for segment in segments], [str(segment) for segment in segments]
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
-        if files:
-            _without_charges(connection, files)
+        connection.execute(
+            """
+            DELETE FROM spend WHERE kind = 'teacher' AND exchange IN (
+              SELECT id FROM read_json($files, format = 'newline_delimited', columns = {id: 'VARCHAR'},
+                                       ignore_errors = true, maximum_object_size = 1073741824))
+            """,
+            {"files": files},
+        )
         connection.execute("DELETE FROM exchanges WHERE list_contains($names, segment)", {"names": names})
         connection.execute("DELETE FROM segments WHERE list_contains($names, name)", {"names": names})
-        rebuild(connection)
 
     log.transaction(work)
-
-
-def _without_charges(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
-    connection.execute(
-        """
-        DELETE FROM spend WHERE kind = 'teacher' AND exchange IN (
-          SELECT id FROM read_json($files, format = 'newline_delimited', columns = {id: 'VARCHAR'},
-                                   ignore_errors = true, maximum_object_size = 1073741824))
-        """,
-        {"files": files},
-    )
 
 
 def _take_back(log: Log, spool: Path) -> None:

@@ -1,11 +1,11 @@
 """Owns how long exchanges are kept, and that many small files become few. Must not know whose they are.
 
 Whole days go, in UTC, so that whole files go; the texts that verdicts quote of them go too. What is small and is the
-evidence or the ledger stays: verdicts, transitions, candidates, spend, and sums with what was dropped. An exchange
-does not go before its segment, from which a repair would take it again, and count it twice. Retention wins over
-lineage: a snapshot that a student was made from is forgotten like any other, since keeping it would keep its rows; the
-student's bundle still lists the exchanges, and its weights are what they were. Rows leave the log at once and the disk
-a little later, when nobody can be reading them any more.
+evidence or the ledger stays: verdicts, transitions, candidates, spend, and counts of what was dropped. An exchange does
+not go before its segment, from which a repair would take it again, and count it twice. Retention wins over lineage: a
+snapshot that a student was made from is forgotten like any other, since keeping it would keep its rows; the student's
+bundle still lists the exchanges, and its weights are what they were. Rows leave the log at once and the disk a little
+later, when nobody can be reading them any more.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ import duckdb
 from proxy.dropping import drop
 from proxy.freeing import deleting, maintaining, merge, release, rewrite, vacuum
 from proxy.log import Log
-from proxy.rollups import compact
 from proxy.settings import LogSettings
 
 READING = timedelta(hours=1)  # The longest that a query, or a distillation between two of them, may need a snapshot.
@@ -39,7 +38,6 @@ def maintain(settings: LogSettings, home: Path, spool: Path, keep_days: int, now
     """
     with maintaining(home, patience=0), deleting(settings, home) as log:
         dropped = _drop(log, spool, oldest_kept(keep_days, now)) if keep_days else 0
-        compact(log)
         rewrite(log)
         merge(log)
         files = release(log, now - READING, now)

@@ -105,15 +105,11 @@ class TeacherSettings:
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    """`[admin]`: where operators and Prometheus connect; `token_env` names the variable with the token.
-
-    `viewer_token_env` names that of a second one, for who may look at the dashboard and change nothing.
-    """
+    """`[admin]`: where operators and Prometheus connect; `token_env` names the variable with the token."""
 
     host: str = "127.0.0.1"
     port: int = 8081
     token_env: str = ""
-    viewer_token_env: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +168,7 @@ def parse(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
         if key not in fields:
             raise BadInput(_unknown(place, key, list(fields)))
         values[key] = _convert(hints[key], value, place)
-    if missing := [name for name, field in fields.items() if name not in values and _required(field)]:
-        place = f"{where}.{missing[0]}" if where else missing[0]
-        raise BadInput(f"setting {place!r} is missing: it has no default")
     return cls(**values)
-
-
-def _required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _unknown(place: str, key: str, known: list[str]) -> str:

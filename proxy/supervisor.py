@@ -52,7 +52,7 @@ async def _keep(child: Child, stop: asyncio.Event, grace: float, buried: Callabl
         started = time.monotonic()
         process = await asyncio.create_subprocess_exec(
             *child.command,
-            env={**os.environ, **child.environment, **ours()},
+            env={**os.environ, **child.environment, _PARENT: str(os.getpid())},
             pass_fds=tuple(child.descriptors),
         )
         if await _ended(process, stop):
@@ -61,7 +61,7 @@ async def _keep(child: Child, stop: asyncio.Event, grace: float, buried: Callabl
             _log.warning("%s ended (%s); starting it again in %.1f s", child.name, process.returncode, delay)
             await pause(stop, delay)
         else:
-            await stop_child(process, child.name, grace)
+            await _stop(process, child.name, grace)
 
 
 async def _ended(process: asyncio.subprocess.Process, stop: asyncio.Event) -> bool:
@@ -73,8 +73,7 @@ async def _ended(process: asyncio.subprocess.Process, stop: asyncio.Event) -> bo
     return ending in done
 
 
-async def stop_child(process: asyncio.subprocess.Process, name: str, grace: float) -> None:
-    """SIGTERM, and after `grace` seconds SIGKILL; returns when the process has ended."""
+async def _stop(process: asyncio.subprocess.Process, name: str, grace: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
@@ -84,11 +83,6 @@ async def stop_child(process: asyncio.subprocess.Process, name: str, grace: floa
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-
-
-def ours() -> dict[str, str]:
-    """What a child of this process needs in its environment to end with it, and not with who started us."""
-    return {_PARENT: str(os.getpid())}
 
 
 def end_with_parent() -> None:

@@ -29,8 +29,7 @@ DISK_BYTES = 1 << 30  # free where everything is kept
 class Observed:
     """What the controller last knew; moments in seconds of the epoch, `engine` as its state, None where there is none.
 
-    `ingested` counts exchanges since the controller started, `students_down` those at canary or live that no engine has
-    ready; `more` are metrics made elsewhere.
+    `ingested` counts exchanges since the controller started.
     """
 
     ingested: int = 0
@@ -38,8 +37,6 @@ class Observed:
     log_answered: float | None = None
     stages: Mapping[str, int] | None = None
     engine: str | None = None
-    students_down: int | None = None
-    more: tuple[Metric, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +85,14 @@ class Vitals(Collector):
         yield _gauge(
             "spool_oldest_seconds", "Age of the oldest exchange not in the log yet", _age(time.time(), spooled.since)
         )
-        disk = shutil.disk_usage(self._home)
-        yield _gauge("disk_free_bytes", "Bytes free under home", disk.free)
-        yield _gauge("disk_size_bytes", "Bytes of the disk under home", disk.total)
+        yield _gauge("disk_free_bytes", "Bytes free under home", shutil.disk_usage(self._home).free)
         yield _gauge("last_round_timestamp_seconds", "When the last round succeeded", seen.last_round)
         yield _gauge("log_answered_timestamp_seconds", "When the log last answered", seen.log_answered)
         yield _gauge("engine_up", "Whether the engine serves", None if seen.engine is None else seen.engine == "up")
-        yield _gauge("students_down", "Students that should answer clients and are not served", seen.students_down)
         stages = GaugeMetricFamily("stillroom_candidates", "Candidates", labels=["stage"])
         for stage, count in (seen.stages or {}).items():
             stages.add_metric([stage], count)
         yield stages
-        yield from seen.more
 
 
 def waiting(spool: Path) -> Waiting:

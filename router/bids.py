@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from proxy.derive import CHAT
 from proxy.log import Log
-from proxy.rollups import query
 from router.evidence import Evidence, evidence
 from router.registry import HOSTED, RETIRED, SHADOW, Candidate, candidates
 from router.slices import lagging
@@ -25,7 +24,8 @@ WHERE kind IN ('shadow', 'candidate') AND model = $candidate
 _STUDENTS = f"""
 SELECT (SELECT CASE WHEN count({_DOLLARS}) = count(*) THEN CAST(sum({_DOLLARS}) AS DOUBLE) END
         FROM spend WHERE kind = 'serving')
-  / nullif((SELECT coalesce(sum(exchanges), 0) FROM hours
+  / nullif((SELECT count(*) FROM exchanges WHERE served_by IN (SELECT id FROM candidates WHERE kind <> '{HOSTED}'))
+         + (SELECT coalesce(sum(exchanges), 0) FROM carried
             WHERE served_by IN (SELECT id FROM candidates WHERE kind <> '{HOSTED}'))
          + (SELECT count(*) FROM verdicts v JOIN candidates c ON c.id = v.candidate
             WHERE c.kind <> '{HOSTED}' AND v.kind IN ('shadow', 'holdback')), 0)
@@ -55,7 +55,7 @@ def bid(log: Log, candidate: Candidate, floor: float) -> Bid:
     """What the log says of one candidate now; `floor` is `[router] slice_floor`."""
     found = evidence(log, candidate)
     hosted = candidate.kind == HOSTED
-    ((asked,),) = log.query(_HOSTED, {"candidate": candidate.id}) if hosted else query(log, _STUDENTS)
+    ((asked,),) = log.query(_HOSTED, {"candidate": candidate.id}) if hosted else log.query(_STUDENTS)
     ((teacher,),) = log.query(_TEACHER, {"task": candidate.task, "path": CHAT})
     below = 1 - found.coverage
     usd = None if asked is None or (below and teacher is None) else asked + below * (teacher or 0.0)

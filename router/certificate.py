@@ -122,7 +122,7 @@ def findings(
         "coverage": len(covered) / len(compared) if compared else 0.0,
         "coverage_interval": coverage_interval(len(covered), len(compared), alpha),
         "parity": asdict(parity(scores, margin, alpha, yardsticks, least)),
-        "path": bounds(scores, yardsticks, alpha, least),
+        "path": _path(scores, yardsticks, alpha, least),
         "slices": _slices(log, judged, widened(margin, measured), alpha, floor, least),
         "ceiling": {
             "measured": len(measured),
@@ -132,23 +132,6 @@ def findings(
     }
     plain: dict[str, Any] = json.loads(canonical(found))
     return plain
-
-
-def bounds(scores: Sequence[float], yardsticks: Sequence[float], alpha: float, least: float) -> dict[str, Any]:
-    """[n, lower, upper] wherever a bound has moved by `step` since the last point, and at the end."""
-    if not scores:
-        return {"step": VISIBLE, "points": []}
-    both = (path(scores, alpha, yardsticks, least) for path in (lower_path, upper_path))
-    found = np.column_stack(list(both))
-    step, kept = VISIBLE, list(range(len(scores) + POINTS))
-    while len(kept) > POINTS:
-        kept, last = [], np.array([-1.0, 2.0])
-        for position, now in enumerate(found):
-            if np.abs(now - last).max() >= step or position == len(found) - 1:
-                kept.append(position)
-                last = now
-        step *= 2
-    return {"step": step / 2, "points": [[position + 1, *found[position].tolist()] for position in kept]}
 
 
 def comparisons(log: Log, candidate: str, *, snapshot: int | None = None, until: str | None = None) -> list[Comparison]:
@@ -221,6 +204,23 @@ def _digest(compared: Sequence[Comparison]) -> str:
 
 def _weight(one: Comparison) -> list[float]:
     return [] if one.share is None else [one.share]
+
+
+def _path(scores: Sequence[float], yardsticks: Sequence[float], alpha: float, least: float) -> dict[str, Any]:
+    """[n, lower, upper] wherever a bound has moved by `step` since the last point, and at the end."""
+    if not scores:
+        return {"step": VISIBLE, "points": []}
+    both = (path(scores, alpha, yardsticks, least) for path in (lower_path, upper_path))
+    bounds = np.column_stack(list(both))
+    step, kept = VISIBLE, list(range(len(scores) + POINTS))
+    while len(kept) > POINTS:
+        kept, last = [], np.array([-1.0, 2.0])
+        for position, now in enumerate(bounds):
+            if np.abs(now - last).max() >= step or position == len(bounds) - 1:
+                kept.append(position)
+                last = now
+        step *= 2
+    return {"step": step / 2, "points": [[position + 1, *bounds[position].tolist()] for position in kept]}
 
 
 def _slices(

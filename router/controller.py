@@ -20,7 +20,6 @@ import duckdb
 from proxy.errors import BadInput, StillroomError, Unavailable
 from proxy.ingest import Ingest
 from proxy.log import Log
-from proxy.rollups import Folding
 from proxy.settings import SunsetSettings
 from proxy.teachers import Teachers
 from proxy.waiting import pause
@@ -31,10 +30,9 @@ from router.gold import audit_share, score_gold
 from router.golden import golden
 from router.judge import Judge
 from router.judging import Appointed
-from router.learning import Learning
 from router.lifecycle import advance, publish, route, unsigned, url_of
 from router.news import News
-from router.registry import HOSTED, RETIRED, SHADOW, Candidate, Watch
+from router.registry import RETIRED, SHADOW, Candidate, Watch
 from router.rivals import Rivals, settled
 from router.settings import RouterSettings
 from router.shadow import audit, shadow
@@ -79,10 +77,8 @@ class Controller:
         self._log, self._ingest, self._settings = log, ingest, settings
         self._policy, self._served, self._sign = policy, served, sign
         self._appointed = Appointed(log, judge)
-        self._folding = Folding(log)
         self._watch, self._news, self._ended = Watch(log), News(log), Ended(log, sunsets)
         self._rivals = Rivals(log, settings, judge is not None)
-        self._learning = Learning(log, settings, policy.with_name("learning.lock"))
         self._changes: set[tuple[str, str]] = set()  # that were told
         self._looked_for_changes = -CHANGES_SECONDS
         self.last_round: float | None = None  # that succeeded, in seconds of the epoch
@@ -97,7 +93,6 @@ class Controller:
         await publishing
         with _survived("last ingest"):
             self._ingest.run()
-            self._folding.look(now=True)
 
     async def _survived_round(self, session: aiohttp.ClientSession, teachers: Teachers | None) -> bool:
         with _survived("round"):
@@ -109,7 +104,6 @@ class Controller:
     async def round(self, session: aiohttp.ClientSession, teachers: Teachers | None) -> bool:
         """One pass over everything; True when there is more to compare at once."""
         self._ingest.run()
-        self._folding.look()
         served, reach = self._served(), _Reach(session, teachers, self._ended.now())
         self._news.refresh()
         busy = False
@@ -146,22 +140,6 @@ class Controller:
         return more
 
     async def _compare(self, reach: _Reach, candidate: Candidate, url: str) -> bool:
-        paid = self._paid_for(candidate, reach.teachers)
-        with self._learning.exchanges(candidate.task, paid, BATCH) as most:
-            done = await self._compared(reach, candidate, url, most) if most else 0
-        return done + score_gold(self._log, candidate) > 0
-
-    def _paid_for(self, candidate: Candidate, teachers: Teachers | None) -> Collection[str]:
-        """Whom comparing an exchange has to pay, of the learning budget: only while nothing is proved."""
-        if candidate.stage != SHADOW or settled(self._log, candidate, self._settings.slice_floor):
-            return ()
-        paid = {
-            "shadow": candidate.kind == HOSTED, "judge": candidate.evaluator == JUDGE,
-            "ceiling": teachers is not None and self._settings.ceiling_share > 0,
-        }  # fmt: skip
-        return [kind for kind, so in paid.items() if so]
-
-    async def _compared(self, reach: _Reach, candidate: Candidate, url: str, most: int) -> int:
         session, teachers, ended = reach.session, reach.teachers, reach.ended
         asked, at_once = route(candidate, self._settings, url), self._settings.shadow_concurrency
         judge = await self._appointed.judge_of(candidate) if candidate.evaluator == JUDGE else None
@@ -170,14 +148,14 @@ class Controller:
             ceiling = Ceiling(teachers, self._settings.ceiling_share, ended)
         done = 0
         if not settled(self._log, candidate, self._settings.slice_floor):
-            done += await shadow(self._log, session, candidate, asked, most, at_once, ceiling, judge)
+            done += await shadow(self._log, session, candidate, asked, BATCH, at_once, ceiling, judge)
         if candidate.stage != SHADOW:
             share = audit_share(self._log, candidate, self._settings.audit_share)
             if teachers is not None:
                 done += await audit(self._log, teachers, candidate, share, BATCH, judge, ended)
             if ended:
                 done += await golden(self._log, session, candidate, asked, ended, share, BATCH, at_once, judge)
-        return done
+        return done + score_gold(self._log, candidate) > 0
 
     async def _publish_changes(self, stop: asyncio.Event) -> None:
         """Follow the engine beside the rounds, which may take long; stages are published where they change."""

@@ -97,38 +97,6 @@ def coverage_at(confidences: Numbers, verdicts: Numbers, agreement: float, of: i
     return float((reached[-1] + 1) / (sure.size if of is None else of)) if reached.size else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Risk:
-    """Of a threshold: the share of rows at or above it, and how far their mean verdict is from 1."""
-
-    threshold: float
-    coverage: float
-    risk: float
-    n: int
-
-
-def risk_curve(confidences: Numbers, verdicts: Numbers, of: int | None = None, most: int = 200) -> list[Risk]:
-    """What each threshold would cover and how much of that would be wrong, the surest rows first: in hindsight.
-
-    It proves nothing, as nobody chose the threshold beforehand. Of more than `most` points so many are kept, the first
-    and the last among them. `of` is as for `choose_threshold`; verdicts may be weighted, and so lie outside [0, 1].
-    BadInput for rows of unequal lengths or confidences that are none.
-    """
-    sure, scores = np.asarray(confidences, dtype=np.float64), np.asarray(verdicts, dtype=np.float64)
-    if sure.shape != scores.shape or sure.ndim != 1 or np.isnan(sure).any():
-        raise BadInput("confidences and verdicts must be two rows of numbers of the same length")
-    order = np.argsort(-sure, kind="stable")
-    sure, scores = sure[order], scores[order]
-    ends, means = np.flatnonzero(_last_of_tie(sure)), scores.cumsum() / np.arange(1, sure.size + 1)
-    if ends.size > most:
-        ends = ends[np.unique(np.linspace(0, ends.size - 1, most).round().astype(int))]
-    total = sure.size if of is None else of
-    return [
-        Risk(float(sure[end]), (int(end) + 1) / total, float(np.clip(1 - means[end], 0, 1)), int(end) + 1)
-        for end in ends
-    ]
-
-
 def net_saving(coverage: float, proof: int | None, plan: Plan) -> float:
     """Expected net saving an exchange: covered exchanges after the proof, less audits and what the candidate costs.
 

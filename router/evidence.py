@@ -83,18 +83,14 @@ def audited(log: Log, candidate: Candidate) -> Audited:
     yardsticks of their own, so the margin is widened by what the teacher lacked of agreeing with itself in shadow: an
     estimate, where the proof before it was paired.
     """
-    verdicts, margin = [score for _, score in later(log, candidate)], lenient(log, candidate)
-    return Audited(parity(verdicts, margin, candidate.alpha), drifted(verdicts, 1 - margin))
-
-
-def later(log: Log, candidate: Candidate) -> list[tuple[str, float]]:
-    """What `audited` judges, in the order in which it was reached: ids and scores."""
-    return log.query(
+    rows = log.query(
         f"SELECT id, {SCORE} AS score FROM verdicts "
         "WHERE candidate = $candidate AND kind IN ('audit', 'holdback') AND covered "
         f"UNION ALL {CHANGE} ORDER BY id",
         {"candidate": candidate.id},
     )
+    verdicts, margin = [score for _, score in rows], lenient(log, candidate)
+    return Audited(parity(verdicts, margin, candidate.alpha), drifted(verdicts, 1 - margin))
 
 
 def lenient(log: Log, candidate: Candidate) -> float:

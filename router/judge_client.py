@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from proxy.derive import CHAT, derive
+from proxy.derive import CHAT, Price, derive
 from proxy.errors import BadInput, Unavailable
-from proxy.kinds import Price
+from proxy.messages import prompt_to_pay
 from proxy.patterns import SECRETS_ONLY
 from proxy.redact import Redactor
 from proxy.translate import known_secrets, load_litellm
@@ -58,6 +58,7 @@ async def _ask(options: dict[str, Any], failures: Failures, price: Price, messag
             return Spoken(None, 0.0)  # Refused requests are not paid for.
         raise Unavailable(f"the judge did not answer: {failures.text(error)}") from None
     said = derive(CHAT, None, "{}", 200, False, body)
-    counted = bool(said.prompt_tokens or said.completion_tokens)  # litellm makes zeros of a usage that was not told.
-    usd = price(said.call(options["model"])) if counted else None
+    paid = prompt_to_pay(said.prompt_tokens, said.usage)
+    counted = bool(paid or said.completion_tokens)  # litellm makes zeros of a usage that was not told.
+    usd = price(options["model"], paid, said.cached_tokens, said.completion_tokens) if counted else None
     return Spoken(said.answer or "", usd)

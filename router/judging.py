@@ -27,10 +27,9 @@ from scipy.stats import beta
 from proxy.errors import Refused, StillroomError, Unavailable
 from proxy.ids import ulid
 from proxy.log import Log
-from router.charges import Charge, append
 from router.evaluators import JUDGE
 from router.judge import PROMPT_VERSION, Choice, Judge, Judgement, Message, Spoken
-from router.planted import KINDS, Planted, plant
+from router.planted import Planted, plant
 from router.registry import Candidate
 from router.settings import JudgeSettings
 
@@ -43,7 +42,6 @@ BAR = 0.8
 MOST_UNREADABLE = 0.05
 ALPHA = 0.05
 PER_KIND = 12
-MOST_PLANTED = PER_KIND * len(KINDS)  # pairs that a judge is tried on
 NEWEST = 500  # recorded answers to plant in
 
 _FAMILIES: Mapping[str, str] = MappingProxyType(
@@ -60,6 +58,10 @@ SELECT request, answer, model FROM exchanges
 WHERE task = ? AND served_by = 'teacher' AND path = '/v1/chat/completions' AND status = 200 AND NOT partial
   AND finish_reason = 'stop' AND answer IS NOT NULL AND tool_calls IS NULL AND request_encoding = 'utf-8'
 ORDER BY id DESC LIMIT ?
+"""
+_CHARGE = """
+INSERT INTO spend (id, ts, task, kind, model, exchange, usd, quantity, unit)
+VALUES (?, now(), ?, 'judge', ?, ?, ?, ?, 'question')
 """
 
 
@@ -212,10 +214,8 @@ async def fit_judge(log: Log, judge: Judge, task: str, base: str) -> Calibration
     gone = next((said.unavailable for said in judgements if said.unavailable), None)
     found = measured(judge.name, pairs, judgements, about)
 
-    charges = judge_charges(task, judge.name, [_bill(None, [each for said in judgements for each in said.spoken])])
-
     def work(connection: duckdb.DuckDBPyConnection) -> None:
-        append(connection, charges)
+        charge_judge(connection, task, judge.name, [_bill(None, [each for said in judgements for each in said.spoken])])
         if gone is None:
             values = [ulid(), task, judge.name, json.dumps(asdict(found))]
             connection.execute("INSERT INTO judges VALUES (?, now(), ?, ?, ?)", values)
@@ -301,13 +301,11 @@ def judges_of(log: Log, candidate: str) -> list[str]:
     return [str(name) for (name,) in rows]
 
 
-def judge_charges(task: str, judge: str, bills: Sequence[Bill]) -> list[Charge]:
-    """What was asked, for the ledger."""
-    return [
-        Charge("judge", bill.usd, float(bill.questions), "question", task, judge, bill.exchange)
-        for bill in bills
-        if bill.questions
-    ]
+def charge_judge(connection: duckdb.DuckDBPyConnection, task: str, judge: str, bills: Sequence[Bill]) -> None:
+    """Append what was asked to the ledger, inside the caller's transaction."""
+    for bill in bills:
+        if bill.questions:
+            connection.execute(_CHARGE, [ulid(), task, judge, bill.exchange, bill.usd, float(bill.questions)])
 
 
 def _bill(exchange: str | None, spoken: Sequence[Spoken]) -> Bill:

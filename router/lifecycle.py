@@ -26,7 +26,6 @@ from router.registry import (
     HOSTED,
     LIVE,
     RETIRED,
-    ROLLED_BACK,
     SHADOW,
     SUPERSEDED,
     Candidate,
@@ -37,9 +36,6 @@ from router.registry import (
 )  # fmt: skip
 from router.settings import RouterSettings
 from router.slices import lagging
-
-# How the reasons begin for which evidence takes back a candidate that answers.
-FELL, REFUTED = "agreement fell to ", "audit refuted parity "
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ def fell(found: Drift) -> str | None:
     """The fall of the latest comparisons in words, if there is one."""
     if not found.found:
         return None
-    return f"{FELL}{found.recent:.3f} over the last {found.since} comparisons: below {found.bar:.3f}"
+    return f"agreement fell to {found.recent:.3f} over the last {found.since} comparisons: below {found.bar:.3f}"
 
 
 def from_shadow(shadowed: Parity, settings: RouterSettings) -> Step | None:
@@ -71,7 +67,7 @@ def from_shadow(shadowed: Parity, settings: RouterSettings) -> Step | None:
 def from_traffic(stage: str, share: float, later: Parity, done: Tried, settings: RouterSettings) -> Step | None:
     """Where its audits and its latest tries take a candidate that answers clients, or None to stay."""
     if later.refuted:
-        return Step(RETIRED, 0.0, f"{REFUTED}on {later.n} exchanges: upper bound {later.upper:.4f}")
+        return Step(RETIRED, 0.0, f"audit refuted parity on {later.n} exchanges: upper bound {later.upper:.4f}")
     if stage != CANARY or done.all < settings.canary_exchanges:
         return None
     if done.failed > settings.max_failures * done.all:
@@ -163,7 +159,7 @@ def rollback(log: Log, task: str, reason: str) -> list[Candidate]:
     """Retire whatever answers the task now; returns the candidates that were moved."""
     newest(log, task)  # Says clearly when the task has no candidate at all.
     serving = [candidate for candidate in candidates(log, task) if candidate.stage in (CANARY, LIVE)]
-    return [candidate for candidate in serving if move(log, candidate, RETIRED, f"{ROLLED_BACK}{reason}")]
+    return [candidate for candidate in serving if move(log, candidate, RETIRED, f"rolled back: {reason}")]
 
 
 def publish(log: Log, settings: RouterSettings, served: Mapping[str, str], path: Path) -> Policy:

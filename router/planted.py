@@ -131,4 +131,3 @@ _CHANGES: Mapping[str, tuple[bool, Change]] = MappingProxyType(
         "respaced": (False, _respaced),
     }
 )
-KINDS = tuple(_CHANGES)

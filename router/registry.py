@@ -19,13 +19,7 @@ from router.parity import family_alpha
 
 SHADOW, CANARY, LIVE, RETIRED = "shadow", "canary", "live", "retired"
 STUDENT, HOSTED = "student", "hosted"  # The kinds: who is served by our engine, and who is somebody else's model.
-# How the reason of a retirement begins where evidence has not asked for it.
-SUPERSEDED = "superseded by "  # Another candidate took over: nothing went wrong.
-ROLLED_BACK = "rolled back: "  # An operator asked for it.
-UNDECLARED = "no longer declared"  # The settings did.
-ERASED = "no golden prompt is left"  # Erasing did.
-CAUSES = {SUPERSEDED: "superseded", ROLLED_BACK: "operator", UNDECLARED: "settings", ERASED: "erased"}
-EVIDENCE = "evidence"
+SUPERSEDED = "superseded by "  # How the reason begins where another candidate took over: nothing went wrong.
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +57,6 @@ class Candidate:
     def judged_share(self) -> float:
         """The least share with which its comparisons are judged, in (0, 1]; 1: all of them."""
         return float(self.card.get("judged_share", 1.0))
-
-
-def cause_of(reason: str) -> str:
-    """The word for why a candidate was retired: one of CAUSES, or EVIDENCE, which is the rest."""
-    return next((word for start, word in CAUSES.items() if reason.startswith(start)), EVIDENCE)
 
 
 # Before transitions had a share, a canary's was one setting, by default a tenth.

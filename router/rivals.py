@@ -18,7 +18,7 @@ from proxy.log import Log
 from router.bids import passes
 from router.candidates import CUT_OFF, MALFORMED
 from router.evaluators import JUDGE, evaluator_for, known_labels
-from router.registry import CANARY, HOSTED, LIVE, RETIRED, SHADOW, UNDECLARED, Candidate, Watch, move, register
+from router.registry import CANARY, HOSTED, LIVE, RETIRED, SHADOW, Candidate, Watch, move, register
 from router.said import from_log
 from router.settings import RivalSettings, RouterSettings, TaskSettings
 
@@ -37,9 +37,8 @@ ORDER BY id DESC LIMIT $read
 # The price function is the one that ingest registers with the log's connection.
 _ANSWERED = f"""
 INSERT INTO spend BY NAME
-SELECT e.id, e.ts, e.task, 'candidate' AS kind, c.id AS model, e.id AS exchange, 1.0 AS quantity, 'exchange' AS unit,
-       price(c.card ->> 'model', e.prompt_tokens, e.cached_tokens, e.completion_tokens, e.usage, e.service_tier,
-             epoch_us(e.ts)) AS usd, e.prompt_tokens, e.cached_tokens, e.completion_tokens
+SELECT e.id, now() AS ts, e.task, 'candidate' AS kind, c.id AS model, e.id AS exchange, 1.0 AS quantity,
+       'exchange' AS unit, price(c.card ->> 'model', e.prompt_tokens, e.cached_tokens, e.completion_tokens) AS usd
 FROM exchanges e JOIN candidates c ON c.id = e.served_by
 WHERE c.kind = '{HOSTED}' AND NOT EXISTS (SELECT 1 FROM spend s WHERE s.kind = 'candidate' AND s.exchange = e.id)
 """
@@ -51,7 +50,7 @@ WITH stood AS (
          lead(t.ts) OVER (PARTITION BY t.candidate ORDER BY t.id) AS until
   FROM transitions t JOIN candidates c ON c.id = t.candidate WHERE c.kind = '{HOSTED}'
 )
-SELECT e.id, e.ts, e.task, 'fallback' AS kind, s.candidate AS model, e.id AS exchange, 1.0 AS quantity,
+SELECT e.id, now() AS ts, e.task, 'fallback' AS kind, s.candidate AS model, e.id AS exchange, 1.0 AS quantity,
        'exchange' AS unit, CAST(NULL AS DOUBLE) AS usd
 FROM stood s JOIN exchanges e ON e.task = s.task AND e.ts >= s.since AND (s.until IS NULL OR e.ts < s.until)
 WHERE s.stage_to IN ('{CANARY}', '{LIVE}') AND e.fallback IS NOT NULL
@@ -90,7 +89,7 @@ class Rivals:
             one for one in known.values() if one.kind == HOSTED and one.stage != RETIRED and not self._declared(one)
         ]
         for candidate in gone:
-            move(self._log, candidate, RETIRED, f"{UNDECLARED} in the settings")
+            move(self._log, candidate, RETIRED, "no longer declared in the settings")
         charge_answers(self._log)
         return bool(gone)
 

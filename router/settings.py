@@ -1,7 +1,6 @@
 """Owns the settings of routing: the margin, the error rate, the steps from shadow to live."""
 
 from dataclasses import dataclass, field
-from datetime import date
 
 MOST_FIRST_TOKENS = 64  # Who waits for more of them may as well wait for the whole answer.
 
@@ -14,8 +13,7 @@ class TaskSettings:
     that mean another one. `sets` are paths of arrays whose order does not matter, such as "items" or "orders[].tags".
     `promote` is "auto" or "manual": whether a proof moves a candidate on, or only allows an operator to.
     `first_tokens` is after how many of a student's tokens is decided whether it answers, for the students to come;
-    0: after all of them. `learning_budget` is what its shadows, judges, yardsticks, audits, rationales, repeats and
-    trainings may cost in a month, in US dollars; 0: no limit.
+    0: after all of them.
     """
 
     evaluator: str = ""
@@ -23,7 +21,6 @@ class TaskSettings:
     sets: tuple[str, ...] = ()
     promote: str = "auto"
     first_tokens: int = 0
-    learning_budget: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,35 +83,12 @@ class JudgeSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenPrices:
-    """US dollars per million tokens by kind; `router.prices` says what holds for a kind that is not named."""
+class Price:
+    """US dollars per million tokens; `cached_input` defaults to the price of input."""
 
     input: float
     output: float
     cached_input: float | None = None
-    cache_write: float | None = None
-    cache_write_hour: float | None = None
-    audio_input: float | None = None
-    audio_output: float | None = None
-    cached_audio_input: float | None = None
-    image_input: float | None = None
-    image_output: float | None = None
-    reasoning: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Price(TokenPrices):
-    """`[money.prices.NAME]`: of one model; `tiers` as answers name them, such as batch, flex and priority."""
-
-    tiers: dict[str, TokenPrices] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PriceChange(Price):
-    """`[[money.price_changes]]`: what `model` costs from the day `since` on (UTC)."""
-
-    model: str = ""
-    since: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +98,3 @@ class MoneySettings:
     engine_hour: float = 0.0
     training_hour: float = 0.0
     prices: dict[str, Price] = field(default_factory=dict)
-    price_changes: tuple[PriceChange, ...] = ()

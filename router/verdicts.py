@@ -11,8 +11,7 @@ import duckdb
 from proxy.derive import Derived
 from proxy.ids import ulid
 from proxy.log import Log
-from router.charges import Answer, append, append_answers
-from router.judging import Bill, judge_charges
+from router.judging import Bill, charge_judge
 from router.registry import Candidate
 
 SCORE = "CASE WHEN gold IS NULL THEN verdict ELSE least(1.0, 1.0 + candidate_right - teacher_right) END"
@@ -28,6 +27,12 @@ _COLUMNS = (
     "id", "ts", "task", "candidate", "exchange", "kind", "verdict", "confidence", "covered", "answer", "latency_ms",
     "error", "yardstick", "yardstick_answer", "share",
 )  # fmt: skip
+# The price function is the one that ingest registers with the log's connection.
+_CHARGE = """
+INSERT INTO spend BY NAME
+SELECT ? AS id, now() AS ts, ? AS task, ? AS kind, ? AS model, ? AS exchange, 1.0 AS quantity, 'exchange' AS unit,
+       price(?, CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS BIGINT)) AS usd
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,28 +68,24 @@ class Costs:
 
 def record(log: Log, candidate: Candidate, verdicts: Sequence[Verdict], costs: Costs, judge: str | None = None) -> int:
     """Append the verdicts and their costs, `judge` being who judged; returns how many verdicts there were."""
-    rows = [_row(candidate, verdict) for verdict in verdicts]
     places = ", ".join([f"(?, now(){', ?' * (len(_COLUMNS) - 2)})"] * len(verdicts))
-    values = [value for row in rows for value in row]
-
-    bought = _answers(candidate, costs)
-    asked = [] if judge is None else judge_charges(candidate.task, judge, costs.judge)
+    values = [value for verdict in verdicts for value in _row(candidate, verdict)]
 
     def work(connection: duckdb.DuckDBPyConnection) -> None:
-        if rows and not connection.execute("SELECT 1 FROM verdicts WHERE id = ?", [rows[0][0]]).fetchone():
+        if verdicts:
             connection.execute(f"INSERT INTO verdicts ({', '.join(_COLUMNS)}) VALUES {places}", values)
-        append(connection, asked)
-        append_answers(connection, bought)
+        if judge is not None:
+            charge_judge(connection, candidate.task, judge, costs.judge)
+        for exchange, kind, paid in costs.teacher:
+            counts = [paid.prompt_tokens, paid.cached_tokens, paid.completion_tokens]
+            connection.execute(_CHARGE, [ulid(), candidate.task, kind, paid.model, exchange, paid.model, *counts])
+        for exchange, paid in costs.hosted:
+            asked, counts = candidate.card["model"], [paid.prompt_tokens, paid.cached_tokens, paid.completion_tokens]
+            connection.execute(_CHARGE, [ulid(), candidate.task, "shadow", candidate.id, exchange, asked, *counts])
 
     if verdicts or costs.teacher or costs.judge or costs.hosted:
         log.transaction(work)
     return len(verdicts)
-
-
-def _answers(candidate: Candidate, costs: Costs) -> list[Answer]:
-    task, asked = candidate.task, candidate.card.get("model")
-    teacher = [Answer(kind, said, task, said.model, said.model, exchange) for exchange, kind, said in costs.teacher]
-    return teacher + [Answer("shadow", said, task, candidate.id, asked, exchange) for exchange, said in costs.hosted]
 
 
 def _row(candidate: Candidate, v: Verdict) -> tuple[object, ...]:

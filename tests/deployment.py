@@ -62,20 +62,15 @@ class Deployment:
 
 @contextmanager
 def deployed(
-    folder: Path,
-    rows: Sequence[Row],
-    settings: str,
-    environment: Mapping[str, str] = {},
-    admins: str = "",
-    seconds: float = 60,
+    folder: Path, rows: Sequence[Row], settings: str, environment: Mapping[str, str] = {}
 ) -> Iterator[Deployment]:
-    """Start both processes; `settings` is TOML after the tables that are written here, the rest as `in_front_of`."""
+    """Start both processes; `settings` is TOML after the tables that are written here."""
     teacher, traffic = free_port(), folder / "traffic.jsonl"
     write_traffic(rows, traffic)
     with ExitStack() as stack:
         _start(stack, folder / "teacher.log", ["replay-teacher", "--traffic", str(traffic), "--port", str(teacher)], {})
-        eventually(lambda: up(f"http://127.0.0.1:{teacher}/v1/models"), seconds)
-        yield stack.enter_context(in_front_of(teacher, folder, settings, environment, admins, seconds))
+        eventually(lambda: up(f"http://127.0.0.1:{teacher}/v1/models"), 60)
+        yield stack.enter_context(in_front_of(teacher, folder, settings, environment))
 
 
 @contextmanager

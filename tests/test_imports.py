@@ -13,10 +13,7 @@ MAY_IMPORT = {
     "router": {"router", "proxy"},
     "distiller": {"distiller", "router", "proxy"},
 }
-HEAVY = (
-    "torch", "transformers", "litellm", "vllm", "sklearn", "duckdb", "spacy", "presidio_analyzer", "py3langid",
-    "jinja2",
-)  # fmt: skip
+HEAVY = ("torch", "transformers", "litellm", "vllm", "sklearn", "duckdb", "spacy", "presidio_analyzer", "py3langid")
 LOADED = f"import sys; print(*[name for name in {HEAVY} if name in sys.modules])"
 # What `stillroom worker` imports, up to the point where it would take over a socket.
 WORKER = """

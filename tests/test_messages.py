@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ import pytest
 
 from proxy.app import create_app
 from proxy.ingest import Ingest
-from proxy.kinds import Call
 from proxy.settings import ProxySettings, SpoolSettings, TeacherSettings
 from proxy.spool import closed_segments
-from router.prices import PriceList
-from router.settings import MoneySettings, Price
+from router.prices import cost as price_of
+from router.settings import Price
 from tests.logs import migrated
 from tests.proxies import proxying, raw_server
 from tests.servers import eventually, serving
@@ -105,8 +105,8 @@ def test_it_is_in_the_log_raw_and_at_its_price(tmp_path: Path) -> None:
         for more in ANSWERS:
             httpx.post(f"{url}/messages", content=ASKED % more.encode(), headers=HEADERS)
 
-    def price(call: Call) -> float | None:
-        return None if call.prompt is None or call.completion is None else call.prompt + call.completion / 10
+    def price(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
+        return None if prompt is None or completion is None else prompt + completion / 10
 
     log = migrated(tmp_path)
     assert Ingest(log, tmp_path / "spool", 7, price).run() == len(ANSWERS)
@@ -136,8 +136,8 @@ def test_what_writing_the_cache_costs_is_charged_and_what_is_not_known_is_unpric
     with raw_server(head + answer) as (url, _), proxying(url, tmp_path / "spool") as proxy:
         httpx.post(f"{proxy.url}/messages", content=ASKED % b"", headers=HEADERS)
     log = migrated(tmp_path)
-    prices = PriceList(MoneySettings(prices={"claude-x": Price(1e6, 1e5)}))
-    assert Ingest(log, tmp_path / "spool", 7, prices).run() == 1
+    cost = partial(price_of, {"claude-x": Price(1e6, 1e5)})
+    assert Ingest(log, tmp_path / "spool", 7, cost).run() == 1
     assert log.query("SELECT usd FROM spend") == [(usd,)]
 
 

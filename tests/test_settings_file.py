@@ -4,11 +4,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from distiller.schedule_settings import TaskScheduleSettings
-from distiller.settings import Settings
-from distiller.settings_file import load_settings
+from distiller.settings import Settings, load_settings
 from proxy.settings import NamedTeacherSettings, TaskTeachersSettings, parse, read_toml
-from router.settings import Price, RivalSettings, TaskSettings, TokenPrices
+from router.settings import Price, RivalSettings, TaskSettings
 
 FILE = Path(__file__).parent.parent / "deploy" / "stillroom.toml"
 
@@ -30,8 +28,7 @@ def test_the_file_is_the_defaults() -> None:
 def test_it_names_every_setting_there_is() -> None:
     defaults = leaves(dataclasses.asdict(Settings()))
     # Shown as comments: see below.
-    shown = ("money.prices", "router.tasks", "router.rivals", "schedule.tasks", "teacher.named", "teacher.tasks")
-    for name in shown:
+    for name in ("money.prices", "router.tasks", "router.rivals", "teacher.named", "teacher.tasks"):
         assert defaults.pop(name) == {}
     written = leaves(read_toml(FILE))
     assert {name: tuple(value) if isinstance(value, list) else value for name, value in written.items()} == defaults
@@ -43,17 +40,12 @@ def test_it_names_every_setting_there_is() -> None:
 def test_what_is_commented_out_is_valid_too() -> None:
     text = re.sub(r"^# (?=\[|\w+ = )", "", FILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     settings = parse(Settings, tomllib.loads(text))
-    assert settings.money.prices == {
-        "my-model": Price(
-            2.5, 10.0, 1.25, 3.125, audio_input=40.0, reasoning=10.0, tiers={"batch": TokenPrices(1.25, 5.0)}
-        )
-    }
+    assert settings.money.prices == {"my-model": Price(input=2.5, output=10.0, cached_input=1.25)}
     assert settings.router.tasks == {"my-task": TaskSettings(aliases={"refund": "refunds"})}
     assert settings.teacher.named == {
         "german": NamedTeacherSettings("https://api.example.com", "GERMAN_KEY", "german-large")
     }
     assert settings.teacher.tasks == {"my-task": TaskTeachersSettings("language", {"de": "german"})}
-    assert settings.schedule.tasks == {"my-task": TaskScheduleSettings("0 3 * * 6", 5000, True, True)}
     (rival,) = settings.router.rivals.values()
     assert rival == RivalSettings(("my-task",), "small-model", "https://api.example.com/v1", "RIVAL_API_KEY")
 
@@ -64,8 +56,5 @@ def test_every_setting_that_the_readme_names_exists() -> None:
     text = (FILE.parent.parent / "README.md").read_text(encoding="utf-8")
     named = {f"{table}.{key}" for table, key in re.findall(r"`\[*(\w+)\.(\w+)", text) if table in tables}
     assert len(named) > 10
-    shown = {
-        "money.prices", "router.tasks", "router.rivals", "schedule.tasks", "teacher.deployments", "teacher.named",
-        "teacher.tasks",
-    }  # fmt: skip
+    shown = {"router.tasks", "router.rivals", "teacher.deployments", "teacher.named", "teacher.tasks"}
     assert named - known.keys() - shown == set()

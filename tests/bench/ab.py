@@ -169,7 +169,7 @@ def _line(name: str, arm: Arm) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _say(name: str, started: float, step: str, at: int, of: int, *_: object) -> None:
+def _say(name: str, started: float, step: str, at: int, of: int) -> None:
     if at == of:
         print(f"{time.monotonic() - started:6.0f} s  {name}: {step} {at}/{of}", file=sys.stderr, flush=True)
 

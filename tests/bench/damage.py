@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from distiller.bundle import load_bundle
 from distiller.command_tools import opened_log
 from distiller.examples import encode
-from distiller.settings_file import load_settings
+from distiller.settings import load_settings
 from distiller.train import TrainSettings, train
 from proxy.traffic_file import Row
 from router.prompt import student_messages

@@ -163,7 +163,7 @@ def _progress() -> Report:
     started = time.monotonic()
     last = [started]
 
-    def report(step: str, at: int, of: int, *_: object) -> None:
+    def report(step: str, at: int, of: int) -> None:
         if time.monotonic() - last[0] > 10 or at == of:
             last[0] = time.monotonic()
             print(f"{last[0] - started:6.0f} s  {step} {at}/{of}", file=sys.stderr, flush=True)

@@ -125,7 +125,7 @@ class Workshop:
     def _progress(self, name: str) -> Callable[[str, int, int], None]:
         last = [time.monotonic()]
 
-        def report(step: str, at: int, of: int, *_: object) -> None:
+        def report(step: str, at: int, of: int) -> None:
             if time.monotonic() - last[0] > 10 or at == of:
                 last[0] = time.monotonic()
                 self._say(f"{name}: {step} {at}/{of}")

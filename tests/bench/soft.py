@@ -27,8 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distiller.base import DEFAULT_BASE, resolve_base
-from distiller.settings import DistillerSettings, Settings
-from distiller.settings_file import load_settings
+from distiller.settings import DistillerSettings, Settings, load_settings
 from distiller.train import TrainSettings
 from proxy.errors import StillroomError
 from proxy.traffic_file import Row, read_traffic

@@ -2,30 +2,26 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from distiller.curate import Recorded
 from distiller.questions import Asked, Asker, Sort
 from proxy.costs import Sizes
-from proxy.kinds import Call
 from proxy.log import Log
 from proxy.patterns import Redaction
 from proxy.redact import Redactor
 from proxy.settings import TeacherSettings
 from proxy.teachers import Teachers
 from proxy.upstream import Teacher
-from router.prices import PriceList
-from router.settings import MoneySettings, Price
+from router.prices import cost
+from router.settings import Price
 from tests.router.conftest import TASK, chat, insert
 from tests.servers import serving
 from tests.tutors import Tutor
 
-# So 50 + 20 tokens cost 0.09 dollars.
-PRICE = PriceList(MoneySettings(prices={"gpt-4o": Price(input=1000.0, output=2000.0)}))
-
-
-def NONE(call: Call) -> None:
-    """No model has a price."""
+PRICE = partial(cost, {"gpt-4o": Price(input=1000.0, output=2000.0)})  # So 50 + 20 tokens cost 0.09 dollars.
+NONE = partial(cost, {})
 
 
 def sizes(_: str) -> Sizes:

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distiller import adapter_student as module
 from distiller.adapter_student import adapter_student, soft_student
 from distiller.base import base_identity
-from distiller.checkpoints import Checkpoints
 from distiller.dataset import Dataset, dataset
 from distiller.incumbent import Incumbent
 from distiller.settings import Settings
@@ -64,34 +62,6 @@ def test_how_much_rows_count_changes_what_is_learned(data: Dataset, settings: Se
         assert done.facts.get("effective_rows", 1) < done.rows
         hashes.append((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes())
     assert len(set(hashes)) == 3
-
-
-def test_a_scheduled_training_that_was_cut_off_goes_on_where_it_was(
-    data: Dataset, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "Checkpoints", lambda folder: Checkpoints(folder, every=2))
-    given = replace(settings, distiller=replace(settings.distiller, epochs=1))
-
-    def train(data: Dataset, folder: Path, cut: int = 0) -> list[int]:
-        steps: list[int] = []
-
-        def told(what: str, done: int, *_: object) -> None:
-            if what == "training":
-                steps.append(done)
-                if done == cut:
-                    raise KeyboardInterrupt
-
-        folder.mkdir(parents=True)
-        adapter_student(data, given, folder, told)
-        return steps
-
-    whole = train(data, tmp_path / "whole" / "0")
-    scheduled = replace(data, until="exchange-9")
-    with pytest.raises(KeyboardInterrupt):
-        train(scheduled, tmp_path / "first" / "0", cut=4)
-    assert train(scheduled, tmp_path / "again" / "0") == whole[whole.index(3) :]
-    weights = [tmp_path / name / "0" / "adapter" / "adapter_model.safetensors" for name in ("whole", "again")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_where_too_few_older_rows_fit_the_training_starts_from_the_base(

@@ -39,16 +39,6 @@ def test_what_judges_is_later_than_what_is_learned_and_nothing_stands_on_both_si
     assert [turn["content"] for turn in found.asked(found.holdout)[-1]][1:] == ["lamp 149 is green"]
 
 
-def test_it_is_the_same_again_up_to_an_exchange_whatever_came_after(log: Log) -> None:
-    ((newest_id,),) = log.query("SELECT max(id) FROM exchanges")
-    first = dataset(log, TASK, Settings(distiller=OPTIONS), newest_id)
-    insert(log, [f"lamp {number} is red" for number in range(150, 200)], "stop")
-    second = dataset(log, TASK, Settings(distiller=OPTIONS), newest_id)
-    assert first.until == newest_id
-    assert replace(second, snapshot=first.snapshot) == first
-    assert dataset(log, TASK, Settings(distiller=OPTIONS)).read == first.read + 50
-
-
 def test_it_is_had_again_from_the_ids_alone_whatever_came_after(log: Log) -> None:
     declared = TaskSettings(aliases={"Halt": "stop"})
     first = dataset(log, TASK, Settings(distiller=OPTIONS, router=RouterSettings(tasks={TASK: declared})))
@@ -94,7 +84,7 @@ def test_a_changed_snapshot_is_noticed_from_the_wire_on(tmp_path: Path) -> None:
     for number, model in enumerate(models):
         writer.append(spooled_answer(number, model).line(Redactor(SECRETS_ONLY)))
     writer.rotate()
-    assert Ingest(log, tmp_path / "spool", 7, lambda call: None).run() == 60
+    assert Ingest(log, tmp_path / "spool", 7, lambda model, prompt, cached, completion: None).run() == 60
     assert log.query("SELECT DISTINCT model FROM exchanges") == [("gpt-4o",)]
     _, rows = newest(log, TASK, 100)
     assert changes(snapshots(rows))[0].startswith(

@@ -9,7 +9,6 @@ import pytest
 from distiller.ab import RESULT
 from distiller.adapter_student import adapter_student
 from distiller.bundle import listed
-from distiller.course import courses
 from distiller.dataset import Dataset
 from distiller.distill import distill
 from distiller.engines import VLLM
@@ -46,12 +45,6 @@ def test_a_student_is_sealed_and_registered_in_shadow(log: Log, tmp_path: Path) 
     done = distill(log, toy_settings(tmp_path), TASK, lambda step, at, of: steps.append(step))
     assert (done.read, done.dropped, done.trained_rows) == (152, {"error": 1, "partial": 1}, 120)
     assert {"training", "holdout", "untuned base as control"} <= set(steps)
-    (course,) = courses(Settings(home=str(tmp_path)).courses)
-    assert (course.task, course.student, course.failed, course.running) == (TASK, done.bundle.id, None, False)
-    last = [point for point in course.points if point.what == "training"][-1]
-    assert (last.done, last.of, last.tokens) == (done.trained["steps"], done.trained["steps"], done.trained["tokens"])
-    assert last.loss is not None
-    assert [(one.kind, one.score) for one in course.scored] == [("adapter", done.holdout.student)]
     assert done.holdout.student > max(done.holdout.base, done.holdout.majority)
     (candidate,) = candidates(log)
     knots = done.calibration.knots
@@ -225,18 +218,6 @@ def test_other_ways_of_learning_are_tried_against_the_adapter_and_what_is_not_be
     assert (done.kind, differ) == ("adapter", {RESULT, "lineage.json"})  # The latter names the snapshot.
     assert without.keys() == with_ab.keys() - {RESULT}
     assert rebuild(log, settings, done.bundle, lambda *_: None).same
-
-
-def test_hours_of_what_failed_are_charged_too(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(data: Dataset, settings: Settings, folder: Path, on_progress: Report) -> Made:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("distiller.tries.KINDS", (Kind("adapter", VLLM, broken),))
-    with pytest.raises(KeyboardInterrupt):
-        distill(log, toy_settings(tmp_path), TASK, lambda *_: None)
-    ((task, model, hours),) = log.query("SELECT task, model, quantity FROM spend WHERE kind = 'training'")
-    assert (task, model, hours > 0) == (TASK, None, True)
-    assert list((tmp_path / "students").glob(".making-*")) == []
 
 
 def test_what_is_better_is_kept_and_what_it_beat_is_dropped(

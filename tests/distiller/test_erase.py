@@ -102,7 +102,7 @@ def test_a_user_is_gone_from_every_file_and_others_are_not(log: Log, tmp_path: P
         "SELECT verdict, v.answer, v.yardstick_answer, s.usd FROM verdicts v "
         "JOIN spend s ON s.exchange = v.exchange AND s.id <> v.exchange"
     ) == [(0.5, None, None, 10.0)]
-    assert log.query("SELECT task, exchanges FROM exchanges_by_hour WHERE dropped") == [(TASK, 31)]
+    assert log.query("SELECT task, exchanges FROM carried") == [(TASK, 31)]
     for kept in ("SELECT text FROM rationales ORDER BY text", "SELECT answer FROM repeats ORDER BY answer"):
         assert log.query(kept) == [("of one that is gone",), ("stays",)]
     (learned,) = done.learned

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from distiller.settings_file import load_settings
+from distiller.settings import load_settings
 from proxy.deciding import Asked
 from proxy.ids import ulid
 from proxy.log import Log
-from router.charges import charge
 from router.decide import Router
 from router.evaluators import JUDGE
+from router.ledger import charge
 from router.lifecycle import advance, promote, publish
 from router.policy import PolicyWatcher, load_policy
 from router.registry import CANARY, candidates, move

@@ -12,7 +12,7 @@ from distiller.settings import DistillerSettings, Settings
 from proxy.errors import BadInput
 from proxy.ids import ulid
 from proxy.log import Log
-from router.charges import charge
+from router.ledger import charge
 from router.settings import MoneySettings, RouterSettings, TaskSettings
 from tests.distiller.test_noise import tickets
 from tests.distiller.toy_task import toy_log, toy_settings
@@ -44,7 +44,7 @@ def fill(log: Log, count: int = 400, answer: Callable[[int, str], str] = lambda 
 def test_a_task_that_words_decide_is_distillable_and_pays_in_weeks(log: Log) -> None:
     fill(log)
     spent(log, "teacher", 0.5)
-    charge(log, "training", 4.0, 2.0, "hour", task=TASK, model="student-1")
+    charge(log, "training", 4.0, 2.0, "hour", task=TASK)
     settings = replace(SETTINGS, money=MoneySettings(engine_hour=0.1, training_hour=2.0))
     found = forecast(log, settings, TASK)
     assert (found.conclusion.word, found.data.evaluator, found.data.evaluator_basis) == (

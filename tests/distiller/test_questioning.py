@@ -8,7 +8,6 @@ from distiller.questions import Asker
 from distiller.rationales import sort
 from distiller.settings import Settings
 from proxy.errors import BadInput
-from proxy.kinds import Call
 from proxy.log import Log
 from proxy.settings import ProxySettings, TeacherSettings
 from router.settings import MoneySettings, Price
@@ -41,5 +40,5 @@ def test_prices_and_lengths_are_those_of_the_settings() -> None:
     settings = Settings(
         money=MoneySettings(prices={"mine": Price(input=1.0, output=2.0)}), proxy=ProxySettings(answer_tokens=77)
     )
-    assert price_of(settings)(Call("mine", 1_000_000, 0, 1_000_000)) == pytest.approx(3.0)
+    assert price_of(settings)("mine", 1_000_000, 0, 1_000_000) == pytest.approx(3.0)
     assert sizes_of(settings)("mine").answer == 77

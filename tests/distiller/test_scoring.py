@@ -1,6 +1,4 @@
 import logging
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +7,10 @@ from distiller.scoring import Answered, scoring
 from distiller.settings import Settings
 from proxy.errors import BadInput, Refused
 from proxy.log import Log
-from router.settings import JudgeSettings, MoneySettings, Price, RouterSettings, TaskSettings
+from router.settings import JudgeSettings, MoneySettings, Price, TaskSettings
 from tests.judges import Judges
 from tests.logs import migrated
-from tests.router.conftest import TASK, chat, insert, spent
+from tests.router.conftest import TASK, chat, insert
 from tests.servers import serving
 
 NOTHING = TaskSettings()
@@ -52,18 +50,6 @@ def test_a_judge_scores_free_text_in_its_order_and_is_paid(log: Log) -> None:
     assert paid == pytest.approx(before * 0.11)
     rows = log.query("SELECT exchange, quantity, usd FROM spend WHERE exchange IS NOT NULL ORDER BY exchange")
     assert rows == [("x1", 2.0, pytest.approx(0.22)), ("x3", 2.0, pytest.approx(0.22))]
-
-
-def test_a_judge_is_paid_out_of_the_learning_budget(log: Log, tmp_path: Path) -> None:
-    spent(log, "teacher", 0.01)
-    with serving(Judges(RIGHT).app()) as url:
-        for budget, told in ((0.01, "cannot be judged this month"), (1000.0, "")):
-            tasks = {TASK: TaskSettings(learning_budget=budget)}
-            settings = replace(judged_by("perfect", url), home=str(tmp_path), router=RouterSettings(tasks=tasks))
-            with pytest.raises(Refused, match=told) if told else nullcontext():
-                with scoring(log, settings, TASK, "judge", NOTHING) as score:
-                    assert score([answered(1, "No.")]) == [0.0]
-            assert bool(log.query("SELECT 1 FROM spend WHERE kind = 'judge' LIMIT 1")) == (not told)
 
 
 def test_a_judge_that_is_not_fit_is_refused_with_its_figures(log: Log) -> None:

@@ -11,7 +11,6 @@ import openai
 import pytest
 
 from distiller.embedding import Encoders
-from distiller.engine_hours import running as answering
 from distiller.generate import Generated
 from distiller.predict import Predict, Prompt
 from distiller.serving import Engine, EngineSettings, Golden, small_command
@@ -128,16 +127,6 @@ async def test_students_come_and_go(url: str, head: Path, tmp_path: Path) -> Non
     assert (await posted(url, "/unload_lora_adapter", lora_name="t"))[0] == 404
     assert (await posted(url, "/chat/completions", model="t", messages=USER))[0] == 404
     assert (await posted(url, "/nothing"))[0] == 404
-
-
-async def test_it_says_how_many_wait_for_an_answer_as_vllm_does(url: str) -> None:
-    base = url.removesuffix("/v1")
-    assert await answering(base) == 0.0
-    asking = asyncio.gather(*(posted(url, "/chat/completions", model="s", messages=USER) for _ in range(8)))
-    seen = [await answering(base) for _ in range(20)]
-    assert {status for status, _ in await asking} == {200}
-    assert all(count is not None and 0 <= count <= 8 for count in seen)
-    assert await answering(base) == 0.0
 
 
 async def test_answers_do_not_depend_on_who_else_asks(url: str) -> None:

@@ -43,7 +43,7 @@ def test_a_small_student_learns_a_task_of_labels(
     steps: list[tuple[int, int]] = []
     folder = tmp_path / "made"
     folder.mkdir()
-    made = recipe(data, settings, folder, lambda _, at, of, *__: steps.append((at, of)))  # type: ignore[operator]
+    made = recipe(data, settings, folder, lambda _, at, of: steps.append((at, of)))  # type: ignore[operator]
     assert [one.text for one in made.answers] == [row.answer for row in data.holdout]
     assert (made.rows, steps[-1][0] <= steps[-1][1]) == (len(data.train), True)
     assert json.loads((folder / "small" / "small.json").read_text())["kind"] == recipe.__name__.partition("_")[0]  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import pytest
 from distiller.settings import Settings
 from distiller.task_money import WINDOW, per_day, prices, teacher_usd, training_usd
 from proxy.log import Log
-from router.charges import charge
+from router.ledger import charge
 from router.settings import MoneySettings
 from tests.logs import migrated
 from tests.router.conftest import TASK, insert, spent
@@ -59,11 +59,10 @@ def test_less_than_a_day_says_nothing(log: Log) -> None:
 def test_a_training_takes_what_earlier_ones_of_the_task_took_else_those_of_others(log: Log) -> None:
     money = MoneySettings(training_hour=2.0)
     assert training_usd(log, TASK, money).value is None
-    charge(log, "training", 1.0, 3.0, "hour", task="other", model="student-1")
-    charge(log, "training", 0.0, 0.01, "hour", task=TASK)  # One that was refused says nothing of others.
+    charge(log, "training", 1.0, 3.0, "hour", task="other")
     assert training_usd(log, TASK, money).value == pytest.approx(6)
     assert "other tasks" in training_usd(log, TASK, money).basis
-    charge(log, "training", 1.0, 0.5, "hour", task=TASK, model="student-2")
+    charge(log, "training", 1.0, 0.5, "hour", task=TASK)
     found = training_usd(log, TASK, money)
     assert found.value == pytest.approx(1)
     assert "0.50 h by 1 trainings of it" in found.basis

@@ -54,7 +54,7 @@ def test_tables_show_what_is_unpriced(capsys: pytest.CaptureFixture[str], monkey
     report_table(Report((LINE,), 0.5, 2, None, 0.3, 3.0, 0.2, 0.1, 0.3, 0.35, 0.0625, 0.4, None))
     shown = capsys.readouterr().out
     assert "$0.5000 + 2 unpriced" in shown
-    assert "- repeats $0.0625 - replays $0.0000 - hosted candidates $0.4000" in " ".join(shown.split())
+    assert "- repeats $0.0625 - hosted candidates $0.4000" in " ".join(shown.split())
     assert "net saving unpriced" in shown
 
 
@@ -67,7 +67,6 @@ def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str])
             "small_engine": {"state": "up", "reason": "", "failed": {"student-2": "no folder"}},
             "candidates": [],
             "frozen": ice,
-            "learning": {"triage": {"budget": 5.0, "spent": 5.5, "reserved": 0.0, "left": 0.0}},
             "changed": ["triage-2: its instructions changed"],
             "sunsets": ["gpt-4o has ended"],
             "golden": {"student-1": Golden(200, 40, 0.975), "student-2": Golden(0, 0, None)},
@@ -80,9 +79,6 @@ def test_status_names_why_the_engine_is_down(capsys: pytest.CaptureFixture[str])
     assert "small engine: up\n  not served: student-2: no folder" in shown
     assert "student-1: golden prompts differ" in shown
     assert "frozen: triage, since 2026-01-31T12:00: audit week" in shown
-    assert "learning about triage: $5.5000 of $5.0000 spent this month, $0.0000 set aside; learning waits" in " ".join(
-        shown.split()
-    )
     assert "triage-2: its instructions changed" in shown
     assert "feedback" not in shown
     assert "alike" not in shown
@@ -99,7 +95,7 @@ def test_status_says_what_feedback_said(capsys: pytest.CaptureFixture[str], monk
     }  # fmt: skip
     line = {"task": "t", "candidate": "s-1", "stage": "live", "reason": "r", "verdict": "v", "next": "n"}
     seen = {"judged": 7, "good": 0.75, "worse": None}
-    shown_too = {"frozen": {}, "learning": {}, "changed": [], "sunsets": [], "golden": {}, "feedback_ignored": 2}
+    shown_too = {"frozen": {}, "changed": [], "sunsets": [], "golden": {}, "feedback_ignored": 2}
     shown_too["similarity"] = {"s-1": seen}
     engines = {"engine": {"state": "up"}, "small_engine": {"state": "not started"}}
     status_table({**engines, "candidates": [line | {"feedback": said}], **shown_too})

@@ -17,7 +17,7 @@ from distiller.checkpoints import Checkpoints
 from distiller.early_stop import EarlyStop
 from distiller.examples import Encoded
 from distiller.projection import Target
-from distiller.train import Trained, TrainSettings, plan, tokens_read, train
+from distiller.train import Trained, TrainSettings, plan, train
 from proxy.errors import BadInput
 from tests.distiller.toy import build_toy
 
@@ -260,10 +260,3 @@ def test_speed_and_memory_are_those_of_the_run(base, tmp_path):
     assert trained.tokens_per_second == pytest.approx(trained.tokens / trained.seconds)
     assert trained.completion_tokens_per_second == pytest.approx(trained.completion_tokens / trained.seconds)
     assert 50 < trained.peak_mb < 100_000
-
-
-def test_tokens_are_counted_after_each_step() -> None:
-    read = tokens_read(rows(40), SETTINGS)
-    assert len(read) == len(plan([len(row.input_ids) for row in rows(40)], SETTINGS))
-    assert read == sorted(read)
-    assert read[-1] == SETTINGS.epochs * sum(len(row.input_ids) for row in rows(40))

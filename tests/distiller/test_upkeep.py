@@ -5,17 +5,20 @@ import pytest
 
 from distiller import upkeep
 from distiller.settings import Settings
-from distiller.upkeep import opened
+from distiller.upkeep import keep_backups, opened
+from proxy.backup import backups
 from proxy.errors import BadInput
-from proxy.log import Log
+from proxy.log import Log, catalog_file
 from proxy.migrations import MIGRATIONS
 from proxy.settings import LogSettings
 from tests.logs import migrated
+from tests.router.conftest import known
 
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(upkeep, "LOG_SECONDS", 0.05)
+    monkeypatch.setattr(upkeep, "LOOK_SECONDS", 0.05)
     return Settings(home=str(tmp_path))
 
 
@@ -60,3 +63,16 @@ async def test_waiting_for_a_log_ends_with_stop(log: Log, settings: Settings) ->
 async def test_settings_that_are_wrong_are_not_waited_for() -> None:
     with pytest.raises(BadInput, match="sqlite: or postgres:"):
         await opened(Settings(log=LogSettings(catalog="mysql:x")), asyncio.Event())
+
+
+async def test_a_new_candidate_is_soon_in_a_backup(log: Log, settings: Settings) -> None:
+    catalog, stop = catalog_file(settings.log, settings.folder), asyncio.Event()
+    assert catalog is not None
+    keeping = asyncio.create_task(keep_backups(log, settings, stop))
+    await becomes(lambda: len(backups(catalog)) == 1)
+    await asyncio.sleep(0.3)
+    assert len(backups(catalog)) == 1
+    known(log)
+    await becomes(lambda: len(backups(catalog)) == 2)
+    stop.set()
+    await asyncio.wait_for(keeping, 20)

@@ -12,7 +12,6 @@ from proxy.costs import Bound, Sizes, bound_of, fields_of, rate_need, used
 from proxy.derive import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 from proxy.errors import Refused
 from proxy.exchange import Exchange
-from proxy.kinds import Call, kinds_of
 from proxy.limits import MOST, NANO, Need, Used
 from proxy.tokens import estimator
 
@@ -20,17 +19,13 @@ SIZES = Sizes(context=1000, answer=100)
 TURNS = [{"role": "user", "content": "hi"}]
 
 
-def price(call: Call) -> float | None:
-    """A dollar a token of the prompt, a dime where read from a cache, a quarter more where written to one.
-
-    A thousand a token of the answer.
-    """
-    if call.model == "odd":
+def price(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
+    """A dollar a token of the prompt, a dime where cached; a thousand a token of the answer."""
+    if model == "odd":
         return math.nan
-    found = kinds_of(call)
-    if call.model != "m" or found is None:
+    if model != "m" or prompt is None or completion is None:
         return None
-    return found.prompt - 0.9 * found.cached_input + 0.25 * found.cache_write + 1000.0 * (call.completion or 0)
+    return prompt - 0.9 * (cached or 0) + 1000.0 * completion
 
 
 def bound(path: str = CHAT, **fields: Any) -> Bound:
@@ -260,8 +255,8 @@ def test_rates_take_an_estimate() -> None:
 def test_the_model_that_was_asked_in_the_end_is_priced() -> None:
     exchange = replace(over(response=WHOLE), request=b'{"model":"dear"}')
 
-    def by_model(call: Call) -> float | None:
-        return {"m": 1.0, "dear": 5.0}.get(call.model or "")
+    def by_model(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
+        return {"m": 1.0, "dear": 5.0}.get(model or "")
 
     assert used(exchange, ASKED, ASKED.need, by_model).nano == 5 * NANO
     unpriced = replace(exchange, request=b'{"model":"new"}')

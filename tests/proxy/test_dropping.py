@@ -1,4 +1,4 @@
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -6,11 +6,10 @@ import pytest
 
 from proxy.dropping import drop
 from proxy.log import Log
-from proxy.rollups import compact
 from tests.logs import migrated
 
 CHAT = "/v1/chat/completions"
-COLUMNS = "hour, task, model, path, served_by, exchanges, fallbacks, prompt_tokens, cached_tokens, completion_tokens"
+COLUMNS = "day, task, model, served_by, exchanges, fallbacks, prompt_tokens, cached_tokens, completion_tokens"
 
 
 @pytest.fixture
@@ -32,17 +31,13 @@ def log(tmp_path: Path) -> Log:
     return log
 
 
-def test_what_was_dropped_stays_counted_as_such(log: Log) -> None:
+def test_what_was_dropped_is_counted_by_day_task_model_and_who_served(log: Log) -> None:
     assert log.transaction(lambda c: drop(c, "id < $last", {"last": "f"})) == 5
-    compact(log)
-    rows = log.query(f"SELECT {COLUMNS}, estimated, uncounted FROM exchanges_by_hour WHERE dropped ORDER BY ALL")
-    assert rows == [
-        (datetime(2026, 3, 1, 12), "t", "m", CHAT, "student-1", 1, 0, 0, 0, 0, 0, 1),
-        (datetime(2026, 3, 1, 23), "t", "m", CHAT, "teacher", 2, 1, 15, 4, 3, 1, 0),
-        (datetime(2026, 3, 2, 12), None, None, "/v1/embeddings", "teacher", 1, 0, 7, 0, 0, 0, 0),
-        (datetime(2026, 3, 2, 12), None, None, None, "teacher", 1, 0, 0, 0, 0, 0, 1),
+    assert log.query(f"SELECT {COLUMNS}, estimated, uncounted FROM carried ORDER BY day, served_by") == [
+        (date(2026, 3, 1), "t", "m", "student-1", 1, 0, 0, 0, 0, 0, 1),
+        (date(2026, 3, 1), "t", "m", "teacher", 2, 1, 15, 4, 3, 1, 0),
+        (date(2026, 3, 2), None, None, "teacher", 1, 0, 7, 0, 0, 0, 0),
     ]
-    assert log.query("SELECT exchanges FROM exchanges_by_hour WHERE NOT dropped") == [(1,)]
     assert log.query("SELECT id FROM exchanges") == [("f",)]
 
 
@@ -56,7 +51,7 @@ def test_what_was_asked_about_them_goes_too(log: Log) -> None:
 def test_again_it_counts_nothing(log: Log) -> None:
     for dropped in (5, 0):
         assert log.transaction(lambda c: drop(c, "id < $last", {"last": "f"})) == dropped
-    assert log.query("SELECT sum(exchanges) FROM exchanges_by_hour WHERE dropped") == [(5,)]
+    assert log.query("SELECT sum(exchanges) FROM carried") == [(4,)]
 
 
 def test_what_is_not_committed_is_neither_dropped_nor_counted(log: Log) -> None:
@@ -66,5 +61,4 @@ def test_what_is_not_committed_is_neither_dropped_nor_counted(log: Log) -> None:
 
     with pytest.raises(KeyError):
         log.transaction(work)
-    counts = "SELECT (SELECT count(*) FROM exchanges), (SELECT count(*) FROM exchanges_by_hour WHERE dropped)"
-    assert log.query(counts) == [(6, 0)]
+    assert log.query("SELECT (SELECT count(*) FROM exchanges), (SELECT count(*) FROM carried)") == [(6, 0)]

@@ -13,16 +13,15 @@ from proxy.derive import CHAT
 from proxy.exchange import Exchange
 from proxy.gateway import Gateway, Tariff
 from proxy.keys import create_key, load_key_ring
-from proxy.kinds import Call
 from proxy.limits import Limits
 from proxy.settings import NamedTeacherSettings, TaskTeachersSettings, TeacherSettings
 
 NOW = 1_795_000_020.0
 
 
-def price(call: Call) -> float | None:
+def price(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
     """A cent a token of the answer."""
-    return None if call.model != "m" or call.completion is None else call.completion / 100
+    return None if model != "m" or completion is None else completion / 100
 
 
 class House:

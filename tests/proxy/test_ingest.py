@@ -16,7 +16,6 @@ from proxy import ingest
 from proxy.exchange import Exchange
 from proxy.ids import ulid
 from proxy.ingest import Ingest
-from proxy.kinds import Call
 from proxy.log import Log
 from proxy.logprobs import Position, packed, unpacked
 from proxy.patterns import SECRETS_ONLY
@@ -47,8 +46,8 @@ def log(tmp_path: Path) -> Log:
     return log
 
 
-def ten_dollars(call: Call) -> float | None:
-    return 10.0 if (call.model, call.prompt, call.cached, call.completion) == ("gpt-4o", 10, 4, 2) else None
+def ten_dollars(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
+    return 10.0 if model == "gpt-4o" and (prompt, cached, completion) == (10, 4, 2) else None
 
 
 def spooled(folder: Path, *exchanges: Exchange) -> SpoolWriter:

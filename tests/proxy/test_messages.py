@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.derive import CHAT, MESSAGES, Derived, derive
-from proxy.messages import answer_as_chat, counts, streamed
+from proxy.messages import answer_as_chat, counts, prompt_to_pay, streamed
 from proxy.tokens import estimator
 
 USAGE = {
@@ -123,6 +123,49 @@ def test_the_tokens_of_a_prompt_are_counted_together() -> None:
     assert counts({"input_tokens": 3, "output_tokens": 1})["prompt_tokens"] == 3
     assert counts({"output_tokens": 1})["prompt_tokens"] is None
     assert counts({"input_tokens": 3, "cache_read_input_tokens": "4"})["prompt_tokens"] is None
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (None, 100),
+        ({}, 100),
+        ({"prompt_tokens": 100, "speed": 77}, 100),
+        ({"input_tokens": 100}, 100),
+        (USAGE, 101),
+        ({**USAGE, "cache_creation_input_tokens": 5}, 102),
+        ({"prompt_tokens": 100, "cache_creation_input_tokens": 40}, 110),
+        ({"cache_creation_input_tokens": 40, "cache_creation": {"ephemeral_1h_input_tokens": 40}}, 140),
+        ({"cache_creation_input_tokens": 40, "cache_creation": {"ephemeral_1h_input_tokens": 20}}, 125),
+        ({**USAGE, "server_tool_use": {"web_search_requests": 0}}, 101),
+        ({**USAGE, "server_tool_use": {"web_search_requests": 1}}, None),
+        ({**USAGE, "iterations": [{"type": "message"}]}, 101),
+        ({**USAGE, "iterations": [{"type": "message"}, {"type": "compaction"}]}, None),
+        ({**USAGE, "service_tier": "priority"}, None),
+        ({**USAGE, "speed": "fast"}, None),
+        ({**USAGE, "inference_geo": "us"}, None),
+        ({**USAGE, "cache_creation_input_tokens": "5"}, None),
+        ({**USAGE, "cache_creation_input_tokens": -5000}, None),
+        ({**USAGE, "cache_creation_input_tokens": 1 << 66}, None),
+        ([], None),
+    ],
+)
+def test_writing_the_cache_costs_more_and_what_cannot_be_seen_has_no_price(usage: Any, expected: int | None) -> None:
+    assert prompt_to_pay(100, None if usage is None else json.dumps(usage)) == expected
+    assert prompt_to_pay(None, json.dumps(USAGE)) is None
+
+
+@given(
+    prompt=st.none() | st.integers(0, (1 << 63) - 1),
+    usage=st.dictionaries(
+        st.sampled_from([*USAGE, "iterations", "speed"]),
+        st.none() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=1)
+        | st.dictionaries(st.just("ephemeral_1h_input_tokens"), st.integers() | st.floats()),
+    ),
+)  # fmt: skip
+def test_whatever_a_provider_counts_fits_the_log(prompt: int | None, usage: Any) -> None:
+    found = prompt_to_pay(prompt, json.dumps(usage))
+    assert found is None or (prompt is not None and prompt <= found < 1 << 63)
 
 
 def test_a_plain_message_is_derived_as_chat_is() -> None:

@@ -1,15 +1,12 @@
 import subprocess
 import sys
-from datetime import date, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from proxy.errors import Refused
 from proxy.log import Log, open_log
-from proxy.migrations import MIGRATIONS, _sums, migrate, version
-from proxy.rollups import query
+from proxy.migrations import MIGRATIONS, migrate, version
 from proxy.settings import LogSettings
 
 MIGRATE = """
@@ -24,9 +21,8 @@ sys.stdin.readline()
 print(migrate(log), flush=True)
 """
 TABLES = {
-    "actions", "candidates", "exchanges", "exchanges_by_hour", "freezes", "judges", "migrations", "notices",
-    "pauses", "prices", "rationales", "repeats", "reservations", "rolled_up", "run_events", "segments", "spend",
-    "spend_by_day", "transitions", "verdicts",
+    "candidates", "carried", "exchanges", "freezes", "judges", "migrations", "rationales", "repeats", "segments",
+    "spend", "transitions", "verdicts",
 }  # fmt: skip
 
 
@@ -83,31 +79,6 @@ def test_charges_of_before_learn_their_path_and_again_nothing_changes(tmp_path: 
     for _ in range(2):
         assert log.query("SELECT path, count(*), sum(usd) FROM spend GROUP BY path ORDER BY path") == wanted
         log.transaction(MIGRATIONS[2])
-
-
-def test_sums_are_made_of_what_there_was_and_of_what_had_been_dropped(tmp_path: Path) -> None:
-    log = open_log(LogSettings(), tmp_path)
-    log.query("CREATE TABLE migrations (number INTEGER, ts TIMESTAMPTZ)")
-    before = MIGRATIONS.index(_sums)
-    for number, migration in enumerate(MIGRATIONS[:before], 1):
-        log.transaction(migration)
-        log.query("INSERT INTO migrations VALUES (?, now())", [number])
-    log.query("INSERT INTO exchanges (id, ts, task, served_by) VALUES ('1', '2026-03-02 10:30:00+00', 't', 'teacher')")
-    log.query("INSERT INTO spend (id, ts, kind, usd) VALUES ('1', '2026-03-02 10:30:00+00', 'teacher', 0.5)")
-    log.query("INSERT INTO carried VALUES ('2026-03-01', 't', 'm', 'teacher', 5, 4, 3, 2, 1, 0, 5)")
-    migrate(log)
-    wanted = [
-        (datetime(2026, 3, 1), "m", "/v1/chat/completions", 5, 4, 3, 2, 1, 0, 5),
-        (datetime(2026, 3, 2, 10), None, None, 1, 0, 0, 0, 0, 0, 1),
-    ]
-    columns = (
-        "hour, model, path, exchanges, fallbacks, prompt_tokens, cached_tokens, completion_tokens, estimated, uncounted"
-    )
-    for _ in range(2):
-        assert query(log, f"SELECT {columns} FROM hours ORDER BY hour") == wanted
-        assert query(log, "SELECT day, usd FROM days") == [(date(2026, 3, 2), Decimal("0.5"))]
-        log.query("DELETE FROM migrations WHERE number >= ?", [before + 1])  # Lost with a file.
-        migrate(log)
 
 
 def test_emptying_the_catalog_later_blinds_no_open_connection(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def enough_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr("proxy.vitals.shutil.disk_usage", lambda _: SimpleNamespace(free=size, total=100 * DISK_BYTES))
+    monkeypatch.setattr("proxy.vitals.shutil.disk_usage", lambda _: SimpleNamespace(free=size))
 
 
 def test_before_the_first_round_it_is_starting(tmp_path: Path) -> None:

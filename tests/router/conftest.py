@@ -11,7 +11,6 @@ from fastapi import FastAPI, Request, Response
 
 from proxy.ids import ulid
 from proxy.ingest import Ingest
-from proxy.kinds import Call
 from proxy.log import Log
 from router.evaluators import normalise
 from router.policy import Route
@@ -39,8 +38,8 @@ def ingest(log: Log, tmp_path: Path) -> Ingest:
     return Ingest(log, tmp_path / "spool", 7, ten_dollars)
 
 
-def ten_dollars(call: Call) -> float | None:
-    return 10.0 if call.model == "gpt-4o" and call.prompt and call.completion else None
+def ten_dollars(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
+    return 10.0 if model == "gpt-4o" and prompt and completion else None
 
 
 def insert(log: Log, texts: Sequence[str], answer: str | None = "billing", **columns: Any) -> list[str]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from proxy.errors import Refused
 from proxy.log import Log
 from router.bids import bid, bids, cheapest, outbid, words
-from router.charges import charge
+from router.ledger import charge
 from router.lifecycle import advance, promote, rollback, standing
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, Candidate, candidates, move
 from router.settings import RouterSettings
@@ -75,7 +75,7 @@ def test_students_share_the_hours_of_the_engine(log: Log) -> None:
     rival(log, "a", 0.002)
     insert(log, ["c"], served_by="rival-a")
     assert bid(log, one, FLOOR).asked_usd == pytest.approx(3.0 / 6)
-    row = "INSERT INTO exchanges_by_hour (task, served_by, exchanges) VALUES ('triage', 'student-1', 4)"
+    row = "INSERT INTO carried (task, served_by, exchanges) VALUES ('triage', 'student-1', 4)"
     log.query(row)
     assert bid(log, one, FLOOR).asked_usd == pytest.approx(3.0 / 10)
 

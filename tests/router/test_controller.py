@@ -3,8 +3,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -23,14 +22,13 @@ from proxy.settings import TeacherSettings
 from proxy.spool import SpoolWriter
 from proxy.teachers import Teachers, connect_teachers
 from proxy.traffic_file import Row
-from router.charges import charge
 from router.controller import Controller, only_one
 from router.judge import Judge, Message, Spoken
 from router.judging import judges_of
 from router.lifecycle import publish
 from router.policy import Policy, load_policy
 from router.registry import CANARY, LIVE, RETIRED, SHADOW, certificate_of, move
-from router.settings import RouterSettings, TaskSettings
+from router.settings import RouterSettings
 from router.verdicts import SCORE
 from tests.judges import Judges
 from tests.router.conftest import PATH, TASK, Engine, chat, insert, known, now
@@ -346,27 +344,3 @@ async def test_what_a_judge_has_to_score_waits_for_one_that_is_fit(
     assert verdicts == [(way == "perfect", 0)]
     assert judges_of(log, "student-1") == (["test/perfect"] if way == "perfect" else [])
     assert log.query("SELECT count(*) FROM judges") == [(1,)]
-
-
-async def test_what_has_no_room_in_the_learning_budget_waits_and_who_answers_clients_is_audited_all_the_same(
-    log: Log, ingest: Ingest, engine: Engine, replay: str, tmp_path: Path
-) -> None:
-    engine.say = lambda text: (TRUTH[text], 0.95)
-    tight = replace(SETTINGS, tasks={TASK: TaskSettings(learning_budget=25.0)})
-    async with looping(log, ingest, engine, replay, tmp_path) as loop:
-        loop.controller = Controller(log, ingest, tight, loop.policy, lambda: loop.served)
-        loop.teacher_answers()  # Each costs ten dollars, so that one yardstick is taken for twenty.
-        known(log)
-        await loop.until_idle()
-        spent = log.query("SELECT coalesce(sum(usd), 0) FROM spend WHERE kind = 'ceiling'")[0][0]
-        assert spent <= 25.0
-        assert now(log).stage == SHADOW
-        spent_before = log.query("SELECT count(*) FROM spend WHERE kind = 'ceiling'")
-        insert(log, ["question 1"] * 3, ts=datetime.now(UTC))
-        await loop.until_idle()
-        assert log.query("SELECT count(*) FROM spend WHERE kind = 'ceiling'") == spent_before
-        move(log, now(log), LIVE, "for the test", {"for": "the test"})
-        charge(log, "judge", 100.0, 1.0, "question", TASK)
-        insert(log, ["question 1"] * 3, answer="shipping", served_by="student-1")
-        await loop.until_idle()
-    assert log.query("SELECT count(*), sum(usd) FROM spend WHERE kind = 'audit'") == [(3, 30.0)]

@@ -6,17 +6,7 @@ from scipy.stats import betabinom, binom
 
 from proxy.errors import BadInput
 from router.calibration import apply, fit
-from router.coverage import (
-    FEWEST,
-    STARTS,
-    Plan,
-    Risk,
-    choose_threshold,
-    coverage_at,
-    coverage_interval,
-    net_saving,
-    risk_curve,
-)
+from router.coverage import FEWEST, STARTS, Plan, choose_threshold, coverage_at, coverage_interval, net_saving
 from router.parity import lower_bound
 
 holdouts = st.lists(
@@ -214,25 +204,3 @@ def test_however_often_it_is_looked_at_the_interval_is_left_at_most_at_alpha(sha
 def test_impossible_counts_are_refused(covered: int, total: int, alpha: float) -> None:
     with pytest.raises(BadInput):
         coverage_interval(covered, total, alpha)
-
-
-def test_the_curve_says_of_each_threshold_what_it_covers_and_what_of_that_is_wrong() -> None:
-    found = risk_curve([0.5, 0.9, 0.5, 0.7], [0.0, 1.0, 1.0, 0.5], of=8)
-    assert found == [Risk(0.9, 0.125, 0.0, 1), Risk(0.7, 0.25, 0.25, 2), Risk(0.5, 0.5, 0.375, 4)]
-    assert risk_curve([], []) == []
-    assert risk_curve([0.5], [-3.0])[0].risk == 1.0
-    with pytest.raises(BadInput, match="same length"):
-        risk_curve([0.5], [])
-
-
-@given(holdouts, st.integers(2, 20))
-def test_a_long_curve_is_thinned_and_keeps_its_ends(rows: list[tuple[float, float]], most: int) -> None:
-    sure, verdicts = [one for one, _ in rows], [one for _, one in rows]
-    whole, thin = risk_curve(sure, verdicts, most=10**6), risk_curve(sure, verdicts, most=most)
-    assert len(thin) == min(len(whole), most)
-    assert set(thin) <= set(whole)
-    assert thin[:1] + thin[-1:] == whole[:1] + whole[-1:]
-    for point in thin:
-        covered = [verdict for one, verdict in rows if one >= point.threshold]
-        assert (point.n, point.coverage) == (len(covered), len(covered) / len(rows))
-        assert point.risk == pytest.approx(1 - sum(covered) / len(covered))

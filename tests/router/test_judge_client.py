@@ -3,7 +3,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from proxy.errors import BadInput, Unavailable
-from proxy.kinds import Call
 from proxy.translate import close_litellm
 from router.judge import Judge
 from router.judge_client import connect_judge
@@ -23,8 +22,8 @@ REQUEST = [{"role": "user", "content": "How many?"}]
 RIGHT = "Seven."
 
 
-def dollars(call: Call) -> float | None:
-    return 0.5 if (call.model, call.prompt, call.cached, call.completion) == ("openai/perfect", 100, None, 5) else None
+def dollars(model: str | None, prompt: int | None, cached: int | None, completion: int | None) -> float | None:
+    return 0.5 if (model, prompt, cached, completion) == ("openai/perfect", 100, None, 5) else None
 
 
 def connected(way: str, url: str, key_env: str = "") -> Judge:

@@ -13,8 +13,7 @@ from proxy.ids import ulid
 from proxy.log import Log
 from proxy.retention import maintain
 from proxy.settings import LogSettings
-from router.charges import charge
-from router.ledger import report
+from router.ledger import charge, report
 from tests.logs import migrated
 from tests.router.conftest import PATH, TASK, add_rows, insert, judged, known, spent
 

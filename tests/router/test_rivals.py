@@ -3,6 +3,7 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -21,10 +22,10 @@ from router.decide import Router
 from router.ledger import report
 from router.lifecycle import publish
 from router.policy import PolicyWatcher, load_policy
-from router.prices import PriceList
+from router.prices import cost
 from router.registry import CANARY, HOSTED, LIVE, RETIRED, SHADOW, Candidate, candidates, move
 from router.rivals import ANSWERS, Rivals, charge_answers, enrol, identity, settled
-from router.settings import MoneySettings, Price, RivalSettings, RouterSettings, TaskSettings
+from router.settings import Price, RivalSettings, RouterSettings, TaskSettings
 from tests.router.conftest import TASK, Hosted, chat, insert, judged, known, now
 from tests.servers import serving
 
@@ -60,7 +61,7 @@ def only(log: Log) -> Candidate:
 
 @pytest.fixture
 def ingest(log: Log, tmp_path: Path) -> Ingest:
-    return Ingest(log, tmp_path / "spool", 7, PriceList(MoneySettings(prices=PRICES)))
+    return Ingest(log, tmp_path / "spool", 7, partial(cost, PRICES))
 
 
 @pytest.fixture

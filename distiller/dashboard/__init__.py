@@ -1,1 +1,0 @@
-"""The pages an operator sees."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -40,6 +41,14 @@ def eventually(check: Callable[[], Any], seconds: float = 20.0) -> Any:
             return found
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.02)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is no more; one that nobody has reaped is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):  # The latter where it is reaped while it is read.
+        return True
 
 
 def free_port() -> int:

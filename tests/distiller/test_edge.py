@@ -20,7 +20,7 @@ from distiller.generate import generate
 from proxy.errors import BadInput, Unavailable
 from router.prompt import line_hash, student_messages
 from tests.distiller.exportable import Exportable, exportable
-from tests.servers import eventually
+from tests.servers import ended, eventually
 from tests.test_mirror import ROOT
 
 SERVED = Served("student-1", "it.gguf", "", {}, (line_hash("Say which queue."),), 16)
@@ -174,7 +174,7 @@ sys.stdin.read()
     assert " answers on " in parent.stdout.readline()
     parent.kill()
     parent.communicate()
-    eventually(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
+    eventually(lambda: ended(pid))
 
 
 def copied(folder: Path, to: Path) -> Path:

@@ -19,6 +19,7 @@ import pytest
 
 from distiller.serving import Command, Engine, EngineSettings, EngineStatus, Golden, engine_command, whole_command
 from proxy.errors import BadInput, Unavailable
+from tests.servers import ended
 
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).with_name("fake_engine.py")
@@ -48,12 +49,6 @@ async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody reaped is dead."""
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 async def info(settings: EngineSettings, path: str = "/info") -> Any:
@@ -86,8 +81,8 @@ async def test_up_loaded_and_stopped(settings: EngineSettings, tmp_path: Path, m
         engine.want({"b": tmp_path}, {"b": golden("b")})
         await until(lambda: engine.status().ready == {"b"})
         assert (await info(settings))["loaded"] == ["b"]
-    assert not alive(seen["pid"])
-    await until(lambda: not alive(seen["child"]))  # killed as well; nobody can wait for a grandchild
+    assert ended(seen["pid"])
+    await until(lambda: ended(seen["child"]))  # killed as well; nobody can wait for a grandchild
     assert [change.state for change in changes] == ["starting", "up", "up", "up", "up", "down"]
     assert changes[-1].reason == "stopped"
     assert changes[-1].ready == frozenset()
@@ -106,7 +101,7 @@ async def test_a_killed_engine_comes_back_with_its_adapters(settings: EngineSett
         second = await info(settings)
         assert second["pid"] != first["pid"]
         assert second["loaded"] == ["a"]
-        assert not alive(first["child"])
+        assert ended(first["child"])
         down = next(change for change in changes if change.state == "down")
         assert "exited with code 137" in down.reason
         assert down.ready == frozenset()
@@ -119,7 +114,7 @@ async def test_an_engine_that_answers_no_health_check_is_replaced(settings: Engi
         first = await info(settings)
         await info(settings, "/sicken")
         await until(lambda: engine.status().restarts == 1 and engine.status().state == "up")
-        assert not alive(first["pid"])
+        assert ended(first["pid"])
         assert (await info(settings))["pid"] != first["pid"]
 
 
@@ -175,8 +170,8 @@ async def test_a_process_that_ignores_sigterm_is_killed(
     engine = Engine(settings, command=script(textwrap.dedent(source)))
     async with running(engine):
         await until(pid.exists)
-        assert alive(int(pid.read_text()))
-    await until(lambda: not alive(int(pid.read_text())))
+        assert not ended(int(pid.read_text()))
+    await until(lambda: ended(int(pid.read_text())))
     assert engine.status().reason == "stopped"
 
 
@@ -205,10 +200,10 @@ async def test_no_engine_outlives_a_killed_supervisor(settings: EngineSettings) 
             lines = [await asyncio.to_thread(supervisor.stdout.readline) for _ in range(2)]
             assert lines == [b"starting\n", b"up\n"]
             seen = await info(settings)
-            assert alive(seen["pid"])
+            assert not ended(seen["pid"])
         finally:
             supervisor.kill()
-    await until(lambda: not alive(seen["pid"]) and not alive(seen["child"]))
+    await until(lambda: ended(seen["pid"]) and ended(seen["child"]))
 
 
 def test_a_name_is_one_adapter_for_ever(settings: EngineSettings, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.supervisor import Child, supervise
-from tests.servers import eventually
+from tests.servers import ended, eventually
 
 # Tells its process id, then waits to be stopped.
 WAITS = "import os, signal, sys; print(os.getpid(), file=open(sys.argv[1], 'a'), flush=True); signal.pause()"
@@ -32,13 +32,6 @@ def pids(file: Path) -> list[int]:
 async def started(file: Path, count: int) -> list[int]:
     found: list[int] = await asyncio.to_thread(eventually, lambda: pids(file) if len(pids(file)) >= count else None)
     return found
-
-
-def gone(pid: int) -> bool:
-    """Ended; where nobody reaps orphans it stays as a zombie."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
 
 
 @contextlib.asynccontextmanager
@@ -71,14 +64,14 @@ async def test_a_killed_child_is_started_again_and_stopped_at_the_end(
     assert len(pids(file)) == 2
     assert buried == [first]
     assert len(pids(other)) == 1
-    assert all(gone(pid) for pid in pids(file) + pids(other))
+    assert all(ended(pid) for pid in pids(file) + pids(other))
     assert "child ended (-9); starting it again" in caplog.text
 
 
 async def test_who_does_not_stop_in_time_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with supervising(waiting(tmp_path / "pids", DEAF), grace=0.1):
         (pid,) = await started(tmp_path / "pids", 1)
-    assert gone(pid)
+    assert ended(pid)
     assert "child did not stop within" in caplog.text
 
 
@@ -103,6 +96,6 @@ def test_a_child_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     file = tmp_path / "pids"
     with subprocess.Popen([sys.executable, "-c", PARENT, CHILD, str(file)]) as parent:
         (child,) = eventually(lambda: pids(file))
-        assert not gone(child)
+        assert not ended(child)
         parent.kill()
-    eventually(lambda: gone(child))
+    eventually(lambda: ended(child))
